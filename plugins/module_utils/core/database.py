@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A connection to one database of a server: the only place that imports psycopg2."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .errors import BulwarkError
+
+try:
+    import psycopg2
+    from psycopg2 import sql
+
+    PSYCOPG2_ERROR: Optional[str] = None
+except ImportError:
+    PSYCOPG2_ERROR = traceback.format_exc()
+
+APPLICATION_NAME = "bulwark.postgresql"
+
+# Everything that could write the text of a statement somewhere, with the value that keeps it from doing so.
+_SILENT_SETTINGS: Mapping[str, str] = {
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_transaction_sample_rate": "0",
+    "log_min_error_statement": "panic",
+    "log_duration": "off",
+    "track_activities": "off",
+    "pg_stat_statements.track": "none",
+    "pgaudit.log": "none",
+}
+
+# What shows a statement that succeeds; the others show one that fails or are redacted by their own software.
+_TELLTALES = ("log_statement", "log_min_duration_statement", "log_min_duration_sample", "log_transaction_sample_rate")
+
+# SQLSTATEs after which the same transaction may well succeed: lock_not_available, deadlock_detected, serialization_failure.
+_TRANSIENT_STATES = frozenset({"55P03", "40P01", "40001"})
+
+
+class StatementError(BulwarkError):
+    """A statement that the server refused. transient: trying the transaction again may help."""
+
+    def __init__(self, message: str, sqlstate: str = "", transient: bool = False, lost: bool = False) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.transient = transient
+        self.lost = lost
+
+
+def _statement_error(error: Any) -> StatementError:
+    """psycopg2's error without the excerpt of the statement that libpq appends, which may hold a secret."""
+    diagnostics = getattr(error, "diag", None)
+    primary = getattr(diagnostics, "message_primary", None)
+    lost = primary is None or (error.pgcode or "").startswith(("57P", "08"))
+    text = primary or (str(error).strip().splitlines() or ["the connection was lost"])[0]
+    detail = getattr(diagnostics, "message_detail", None)
+    if detail:
+        text += f" ({' '.join(detail.split())})"
+    transient = error.pgcode in _TRANSIENT_STATES or "tuple concurrently" in text
+    return StatementError(text, error.pgcode or "", transient, lost)
+
+
+class Database:
+    """One session with one database, in autocommit mode until a transaction is opened.
+
+    parameters: libpq connection parameters without dbname (host, port, user, password, sslmode, sslrootcert).
+    Raises BulwarkError where no connection can be made.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], name: str) -> None:
+        self.name = name
+        self._transaction = False
+        try:
+            self._connection = psycopg2.connect(dbname=name, application_name=APPLICATION_NAME, **parameters)
+        except psycopg2.Error as error:
+            reason = " ".join(str(error).split()) or "no reason given"
+            raise BulwarkError(f'cannot connect to database "{name}": {reason}') from None
+        self._connection.autocommit = True
+        # A server made by SQL_ASCII sends bytes of any kind; names must still come back as they went in.
+        self._connection.set_client_encoding("UTF8")
+        self.server_version: int = self._connection.server_version
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session; an open transaction is rolled back by the server."""
+        self._connection.close()
+
+    @property
+    def major(self) -> int:
+        """The server's major version, for example 18."""
+        return self.server_version // 10000
+
+    @property
+    def version_text(self) -> str:
+        """The server's version as people write it, for example 18.6."""
+        return f"{self.major}.{self.server_version % 10000}"
+
+    def query(self, statement: Any, parameters: Optional[Mapping[str, Any]] = None) -> List[Tuple[Any, ...]]:
+        """All rows of a statement. statement: text, or a composed psycopg2.sql object."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                return list(cursor.fetchall())
+        except psycopg2.Error as error:
+            raise _statement_error(error) from None
+
+    def value(self, statement: Any, parameters: Optional[Mapping[str, Any]] = None) -> Any:
+        """The first column of the first row."""
+        return self.query(statement, parameters)[0][0]
+
+    def execute(self, statement: Any) -> None:
+        """Run a statement that returns nothing of interest."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement)
+        except psycopg2.Error as error:
+            raise _statement_error(error) from None
+
+    def text(self, statement: Any) -> str:
+        """The statement as the server would be sent it."""
+        return statement if isinstance(statement, str) else str(statement.as_string(self._connection))
+
+    def in_recovery(self) -> bool:
+        """Whether the server is a standby (or still recovering), where nothing can be written."""
+        return bool(self.value("SELECT pg_catalog.pg_is_in_recovery()"))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot for all queries within, in a transaction that cannot write; works on a standby."""
+        with self._transaction_of("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+            self.execute("SET LOCAL search_path = pg_catalog")
+            yield
+
+    @contextmanager
+    def writing(self, lock_timeout: int, lock_key: int) -> Iterator[None]:
+        """A transaction that commits at the end, or rolls back whatever happens in it.
+
+        lock_timeout: milliseconds a statement may wait for a lock. lock_key: the advisory lock that keeps two runs from interleaving.
+        """
+        with self._transaction_of("ISOLATION LEVEL READ COMMITTED READ WRITE"):
+            self.execute(
+                sql.SQL("SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = {}").format(sql.Literal(lock_timeout))
+            )
+            self.query("SELECT pg_advisory_xact_lock(%(key)s)", {"key": lock_key})
+            yield
+
+    @contextmanager
+    def _transaction_of(self, characteristics: str) -> Iterator[None]:
+        if self._transaction:
+            raise AssertionError("transactions do not nest")
+        self.execute("BEGIN " + characteristics)
+        self._transaction = True
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if not self._connection.closed:
+                try:
+                    self.execute("ROLLBACK")
+                except StatementError:
+                    self._connection.close()  # the first error is the one to tell
+            raise
+        finally:
+            self._transaction = False
+
+    def silence(self) -> None:
+        """Keep the text of the statements that follow in this transaction out of the server's log and statistics views.
+
+        Raises BulwarkError where a setting that would show them may not be changed by this role.
+        """
+        names = list(_SILENT_SETTINGS)
+        for name, setting in self.query(
+            "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) ORDER BY name", {"names": names}
+        ):
+            wanted = _SILENT_SETTINGS[name]
+            if setting == wanted or self._set_if_allowed(name, wanted):
+                continue
+            if name in _TELLTALES:
+                raise BulwarkError(
+                    f"the server's log would show password verifiers ({name} = {setting}), and this role may not turn that off; "
+                    f"apply the policy as a superuser, set {name} to {wanted}, or on PostgreSQL 15 and later GRANT SET ON PARAMETER {name}"
+                )
+
+    def _set_if_allowed(self, name: str, value: str) -> bool:
+        self.execute("SAVEPOINT silence")
+        try:
+            self.query("SELECT set_config(%(name)s, %(value)s, true)", {"name": name, "value": value})
+        except StatementError as error:
+            if error.sqlstate != "42501":
+                raise
+            self.execute("ROLLBACK TO SAVEPOINT silence")
+            return False
+        self.execute("RELEASE SAVEPOINT silence")
+        return True
+
+    def lock_holders(self) -> str:
+        """The oldest other transactions that hold locks in this database, for an error message; no statement texts."""
+        rows = self.query(
+            "SELECT a.pid, a.usename, a.state, extract(epoch FROM pg_catalog.now() - a.xact_start)::int"
+            " FROM pg_catalog.pg_stat_activity a"
+            " WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() AND EXISTS ("
+            " SELECT FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype IN ('relation', 'advisory', 'tuple', 'object'))"
+            " ORDER BY a.xact_start NULLS LAST LIMIT 3"
+        )
+        return "; ".join(f"process {pid} of {user} ({state}, {seconds} s in its transaction)" for pid, user, state, seconds in rows)
+
+
+class Server:
+    """Opens sessions with the databases of one server.
+
+    parameters: as for Database. maintenance: the database to connect to for what concerns the whole server.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], maintenance: str) -> None:
+        self._parameters = dict(parameters)
+        self._maintenance = maintenance
+
+    def connect(self, name: Optional[str] = None) -> Database:
+        """A new session with the database of that name, or with the maintenance database."""
+        return Database(self._parameters, name or self._maintenance)
+
+
+def connection_parameters(options: Mapping[str, Any]) -> Dict[str, Any]:
+    """libpq's parameters from the login options of a module (see the doc fragment login)."""
+    pairs: Sequence[Tuple[str, Any]] = (
+        ("host", options.get("login_unix_socket") or options.get("login_host")),
+        ("port", options.get("login_port")),
+        ("user", options.get("login_user")),
+        ("password", options.get("login_password")),
+        ("sslmode", options.get("ssl_mode")),
+        ("sslrootcert", options.get("ca_cert")),
+        ("connect_timeout", options.get("connect_timeout")),
+    )
+    return {key: value for key, value in pairs if value not in (None, "")}

@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: what will change, in order. Check mode's answer, --diff, the SQL and the applied change are views of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+
+from .database import Database, StatementError
+from .errors import BulwarkError
+from .statements import SecretStatement
+
+# Two runs of the collection never interleave in one database: first half of the key of the advisory lock, the second is the database's own.
+ADVISORY_LOCK = 0x62756C77 << 32
+
+_FIRST_PAUSE = 0.2  # seconds; doubles with every retry
+_LONGEST_PAUSE = 5.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step: the object it is about, the words for a person, and the SQL.
+
+    database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
+    granted, revoked: how many privileges it gives and takes, over all objects and grantees. alone: cannot run in a transaction.
+    """
+
+    object: str
+    words: str
+    statement: Any
+    database: Optional[str] = None
+    granted: int = 0
+    revoked: int = 0
+    alone: bool = False
+
+    @property
+    def secret(self) -> bool:
+        """Whether the SQL holds a secret."""
+        return isinstance(self.statement, SecretStatement)
+
+    def sql(self, database: Database) -> str:
+        """The SQL for people and scripts, with secrets hidden."""
+        return database.text(self.statement.shown if isinstance(self.statement, SecretStatement) else self.statement)
+
+    def run(self, database: Database) -> None:
+        """Execute the statement. Raises StatementError that names the object."""
+        try:
+            if isinstance(self.statement, SecretStatement):
+                database.silence()
+                database.execute(self.statement.sent)
+            else:
+                database.execute(self.statement)
+        except StatementError as error:
+            raise StatementError(f"{self.object}: {error} [{self.words}]", error.sqlstate, error.transient, error.lost) from None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Changes in the order in which they are executed."""
+
+    changes: Tuple[Change, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def __add__(self, other: Plan) -> Plan:
+        return Plan(self.changes + other.changes)
+
+    @property
+    def granted(self) -> int:
+        """How many privileges the plan gives."""
+        return sum(change.granted for change in self.changes)
+
+    @property
+    def revoked(self) -> int:
+        """How many privileges the plan takes."""
+        return sum(change.revoked for change in self.changes)
+
+    def sql(self, database: Database) -> List[str]:
+        """The statements in order, secrets hidden."""
+        return [change.sql(database) for change in self.changes]
+
+    def diff(self) -> str:
+        """The plan in the policy's own terms, a heading for each database."""
+        lines: List[str] = []
+        place: Optional[str] = ""
+        for change in self.changes:
+            if change.database != place:
+                place = change.database
+                lines.append(f"database {place}" if place else "server")
+            lines.append(f"  {change.words}")
+        return "\n".join(lines) + "\n" if lines else ""
+
+    def as_data(self, database: Database) -> List[Dict[str, Any]]:
+        """The plan as JSON-ready data."""
+        return [
+            {
+                "database": change.database,
+                "object": change.object,
+                "change": change.words,
+                "sql": change.sql(database),
+                "secret": change.secret,
+            }
+            for change in self.changes
+        ]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for locks: each time lock_timeout milliseconds, and up to retries times more with growing pauses."""
+
+    lock_timeout: int = 5000
+    retries: int = 5
+
+
+def apply_in_transaction(
+    database: Database, changes: Iterable[Change], still_left: Callable[[], Plan], patience: Patience
+) -> int:
+    """Execute the changes in one transaction of one database; returns how often it had to be retried.
+
+    still_left reads the state again inside the transaction; if it finds a plan, everything is rolled back.
+    Raises BulwarkError that names the failing change; the database is then as it was.
+    """
+    steps = tuple(changes)
+    for attempt in range(patience.retries + 1):
+        try:
+            with database.writing(patience.lock_timeout, ADVISORY_LOCK):
+                for step in steps:
+                    step.run(database)
+                left = still_left()
+                if left:
+                    raise BulwarkError(
+                        f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}"
+                    )
+            return attempt
+        except StatementError as error:
+            if error.lost:
+                raise BulwarkError(f"{_place(database)}: the connection was lost, its transaction is rolled back: {error}") from None
+            if not error.transient or attempt == patience.retries:
+                raise BulwarkError(_failure(database, error, attempt)) from None
+            time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + random.random()))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _place(database: Database) -> str:
+    return f'database "{database.name}"'
+
+
+def _failure(database: Database, error: StatementError, attempt: int) -> str:
+    text = f"{_place(database)} is unchanged: {error}"
+    if error.transient:
+        holders = database.lock_holders()
+        text += f"; tried {attempt + 1} times" + (f"; held by {holders}" if holders else "")
+    return text

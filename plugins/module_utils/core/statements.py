@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""SQL statements composed of keywords, identifiers and literals by psycopg2.sql, so that quoting is never ours to forget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Iterable, Union
+
+from . import database as _database
+
+if TYPE_CHECKING:
+    from psycopg2.sql import Composable
+
+HIDDEN = "'********'"
+
+
+class Secret:
+    """A literal that views of a plan show as asterisks."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def literal(self) -> Composable:
+        """The real literal, for the server only."""
+        return _database.sql.Literal(self._value)
+
+    def __repr__(self) -> str:
+        return f"Secret({HIDDEN})"
+
+
+def keywords(text: str) -> Composable:
+    """SQL text of ours that holds no name and no value."""
+    return _database.sql.SQL(text)
+
+
+def identifier(*parts: str) -> Composable:
+    """A quoted identifier, qualified if there are several parts."""
+    return _database.sql.Identifier(*parts)
+
+
+def literal(value: Union[str, int, None]) -> Composable:
+    """A quoted value."""
+    return _database.sql.Literal(value)
+
+
+def listed(items: Iterable[Any]) -> Composable:
+    """Composables separated by commas."""
+    return _database.sql.SQL(", ").join(items)
+
+
+def role(name: str) -> Composable:
+    """A role in a GRANT or REVOKE; the word PUBLIC stands for everybody and is no identifier."""
+    return keywords("PUBLIC") if name == "PUBLIC" else identifier(name)
+
+
+def compose(template: str, *parts: Any, **named: Any) -> Composable:
+    """A statement from a template with {} places for composables, as psycopg2.sql.SQL.format()."""
+    return _database.sql.SQL(template).format(*parts, **named)
+
+
+class SecretStatement:
+    """A statement with one place for a secret, in its two forms: for the server and for people."""
+
+    def __init__(self, template: str, secret: Secret, **named: Any) -> None:
+        self.sent = compose(template, secret=secret.literal(), **named)
+        self.shown = compose(template, secret=keywords(HIDDEN), **named)
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
