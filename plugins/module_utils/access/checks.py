@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mistakes in a policy that only the server shows: names that do not exist, and what its version does not know. Pure: no connection."""
+
+from __future__ import annotations
+
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
+
+from ..core.errors import Mistake, nearest
+from .catalog import Cluster, Contents
+from .model import (
+    FUNCTION,
+    LARGE_OBJECT,
+    PARAMETER,
+    PUBLIC,
+    TABLESPACE,
+    VIEW,
+    Grant,
+    Membership,
+    Policy,
+)
+from .privileges import COLUMN, missing_in_version
+from .reconcile_defaults import KIND_OF_TYPE
+from .scope import Scope, like, normalized_signature
+
+_SUPPORTED = range(14, 19)
+
+
+def cluster_mistakes(scope: Scope, cluster: Cluster) -> List[Mistake]:
+    """Mistakes that can be seen without looking into any database."""
+    policy = scope.policy
+    mistakes = list(_unknown_roles(policy, cluster))
+    mistakes.extend(_version_mistakes(scope))
+    for role in policy.roles:
+        for membership in role.member_of:
+            mistakes.extend(_membership_mistakes(scope, role.inherit, membership))
+        for place, _name in role.settings:
+            if place is not None and place not in cluster.databases and place not in {database.name for database in policy.databases}:
+                mistakes.append(_unknown(f"{role.path}.database_settings.{place}", "database", place, cluster.databases))
+    spaces = {each.name or "" for each in cluster.objects if each.kind == TABLESPACE}
+    for grant in scope.grants.get((None, TABLESPACE, None), ()):
+        mistakes.extend(_unknown(grant.path, TABLESPACE, name, spaces) for name in grant.names or () if name not in spaces and "*" not in name)
+    for database in policy.databases:
+        facts = cluster.databases.get(database.name)
+        if facts is not None and not facts.connectable:
+            mistakes.append(Mistake(database.path, "this database allows no connections (datallowconn), so nothing in it can be managed"))
+        if facts is None and database.template and database.template not in cluster.databases:
+            mistakes.append(_unknown(f"{database.path}.template", "database", database.template, cluster.databases))
+    mistakes.extend(_removal_mistakes(scope, cluster))
+    return mistakes
+
+
+def _unknown(path: str, kind: str, name: str, known: Iterable[str]) -> Mistake:
+    return Mistake(path, f'{kind} "{name}" does not exist{nearest(name, known)}')
+
+
+def _references(policy: Policy) -> Iterator[Tuple[str, str]]:
+    """Every role that the policy speaks of, with the place."""
+    for role in policy.roles:
+        for membership in role.member_of:
+            yield membership.path or role.path, membership.role
+            if membership.grantor:
+                yield membership.path or role.path, membership.grantor
+    for absent in policy.absent_roles:
+        if absent.reassign_to:
+            yield absent.path, absent.reassign_to
+    for database in policy.databases:
+        if database.owner:
+            yield f"{database.path}.owner", database.owner
+        for schema in database.schemas:
+            for key, owner in (("owner", schema.owner), ("objects_owner", schema.objects_owner)):
+                if owner:
+                    yield f"{schema.path}.{key}", owner
+    for grant in policy.grants:
+        for grantee in grant.grantees:
+            yield grant.path, grantee
+    for default in policy.default_grants:
+        yield default.path, default.owner
+        for grantee in default.grantees:
+            yield default.path, grantee
+
+
+def _unknown_roles(policy: Policy, cluster: Cluster) -> Iterator[Mistake]:
+    absent = {role.name for role in policy.absent_roles}
+    known = ({role.name for role in policy.roles} | set(cluster.roles)) - absent
+    for path, name in _references(policy):
+        if name != PUBLIC and name not in known:
+            told = "is declared absent" if name in absent else "is neither in the policy nor on the server"
+            yield Mistake(path, f'role "{name}" {told}{nearest(name, known)}')
+
+
+def _version_mistakes(scope: Scope) -> Iterator[Mistake]:
+    if scope.major < min(_SUPPORTED):
+        yield Mistake("policy", f"PostgreSQL {scope.major} is too old; supported are {min(_SUPPORTED)} to {max(_SUPPORTED)}")
+    for grant in scope.policy.grants:
+        if grant.kind == PARAMETER and scope.major < 15:
+            yield Mistake(grant.path, f"privileges on parameters exist from PostgreSQL 15; this server is {scope.major}")
+        kind = COLUMN if grant.columns else grant.kind
+        for privilege, since in missing_in_version(grant.privileges, kind, scope.version):
+            yield Mistake(grant.path, f"privilege {privilege} exists from PostgreSQL {since}; this server is {scope.major}")
+    for default in scope.policy.default_grants:
+        if default.type == "large_objects" and scope.major < 18:
+            yield Mistake(default.path, f"default privileges on large objects exist from PostgreSQL 18; this server is {scope.major}")
+        for privilege, since in missing_in_version(default.privileges, KIND_OF_TYPE[default.type], scope.version):
+            yield Mistake(default.path, f"privilege {privilege} exists from PostgreSQL {since}; this server is {scope.major}")
+
+
+def _membership_mistakes(scope: Scope, inherit: Optional[bool], membership: Membership) -> Iterator[Mistake]:
+    if scope.major >= 16:
+        return
+    if membership.grantor is not None:
+        yield Mistake(membership.path, f"the grantor of a membership is kept from PostgreSQL 16; this server is {scope.major}")
+    if membership.set is False:
+        yield Mistake(membership.path, f"set: false needs PostgreSQL 16; on {scope.major} every member may SET ROLE")
+    if membership.inherit is not None and membership.inherit != (inherit is not False):
+        yield Mistake(
+            membership.path,
+            f"inherit of one membership needs PostgreSQL 16; on {scope.major} the attribute inherit of role {membership.member} decides for all",
+        )
+
+
+def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
+    named = {database.name for database in scope.policy.databases}
+    paths = {role.name: role for role in scope.policy.absent_roles}
+    for holding in cluster.holdings:
+        role = paths[holding.role]
+        place = f'database "{holding.database}"' if holding.database else "the server"
+        if holding.what == "owns" and not role.reassign_to:
+            yield Mistake(role.path, f"still owns {holding.count} objects in {place}; name a role in reassign_to (nothing is ever dropped)")
+        elif holding.what == "policy":
+            yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
+        elif holding.database is not None and holding.database not in named:
+            told = "owns" if holding.what == "owns" else "holds privileges on"
+            yield Mistake(role.path, f'{told} {holding.count} objects in {place}; add that database to the policy (an empty entry is enough)')
+
+
+def contents_mistakes(scope: Scope, contents: Contents) -> List[Mistake]:
+    """Names in the grants of one database that nothing there has."""
+    known: Dict[Tuple[str, str], Set[str]] = {}
+    for each in contents.objects:
+        if each.name is not None and each.column is None:
+            known.setdefault((each.kind, each.schema or ""), set()).add(each.name)
+            if each.kind == "table" and each.relkind in ("v", "m"):
+                known.setdefault((VIEW, each.schema or ""), set()).add(each.name)
+    mistakes: List[Mistake] = []
+    for grant in scope.policy.grants:
+        if grant.database == contents.database and grant.names is not None:
+            mistakes.extend(_missing_names(scope, grant, known.get((grant.kind, grant.schema or ""), set())))
+            mistakes.extend(_missing_columns(grant, contents.columns))
+    return mistakes
+
+
+def _missing_names(scope: Scope, grant: Grant, known: Set[str]) -> Iterator[Mistake]:
+    for item in grant.names or ():
+        if "*" in item and grant.kind != FUNCTION:
+            continue
+        if grant.kind == FUNCTION:
+            found = normalized_signature(item) in known if "(" in item else any(like(item, name.rpartition("(")[0]) for name in known) or "*" in item
+        else:
+            found = item in known
+        if not found:
+            place = f" in schema {grant.schema}" if grant.schema else ""
+            hint = nearest(item, known) if grant.kind != LARGE_OBJECT else ""
+            yield Mistake(grant.path, f'{grant.kind} "{item}" does not exist{place} of database "{grant.database}"{hint}')
+
+
+def _missing_columns(grant: Grant, columns: Mapping[Tuple[str, str], FrozenSet[str]]) -> Iterator[Mistake]:
+    for item in grant.names or ():
+        existing = columns.get((grant.schema or "", item))
+        for column in grant.columns if existing is not None else ():
+            if existing is not None and column not in existing:
+                yield Mistake(grant.path, f'table {grant.schema}.{item} has no column "{column}"{nearest(column, existing)}')

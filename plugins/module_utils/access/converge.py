@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main job: read everything, plan everything, and only then apply, one transaction a database, each verified before its commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+from ..core.database import Database as Session
+from ..core.database import Server
+from ..core.errors import BulwarkError, Mistake, PolicyError
+from ..core.plan import Patience, Plan, apply_in_transaction
+from .catalog import Cluster, Contents, read_cluster, read_contents
+from .checks import cluster_mistakes, contents_mistakes
+from .guard import check_revocations, count_existing, lockout_mistakes
+from .model import Database, Policy
+from .reconcile import (
+    contents_of_new,
+    facts_of_new,
+    plan_creation,
+    plan_removals,
+    reconcile_cluster,
+    reconcile_database,
+    wanted_details,
+)
+from .reconcile_roles import password_notes
+from .scope import Scope, scope_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read the policy and how to apply it. iterations: of new SCRAM verifiers, None for the server's own setting."""
+
+    mode: str = "managed"
+    protected: Tuple[str, ...] = ()
+    iterations: Optional[int] = None
+    max_revoke_share: float = 0.5
+    allow_mass_revoke: bool = False
+    patience: Patience = field(default_factory=Patience)
+    path_prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The whole plan in its parts, in the order of their execution."""
+
+    before: Plan
+    creations: Plan
+    databases: Tuple[Tuple[Database, Plan], ...]
+    removals: Plan
+    notes: Tuple[str, ...]
+    version: int
+    in_recovery: bool
+
+    @property
+    def whole(self) -> Plan:
+        """All changes in order."""
+        plan = self.before + self.creations
+        for _database, part in self.databases:
+            plan = plan + part
+        return plan + self.removals
+
+
+class Convergence:
+    """One policy and one server. Opens a session a database, closes each when it is done."""
+
+    def __init__(self, server: Server, policy: Policy, options: Options) -> None:
+        self._server = server
+        self._policy = policy
+        self._options = options
+
+    def plan(self) -> Planned:
+        """The plan, from read-only transactions. Raises PolicyError with all mistakes, or BulwarkError where a guard refuses."""
+        with self._server.connect() as session, session.reading():
+            cluster = self._read_cluster(session)
+        scope = self._scope(cluster)
+        mistakes = cluster_mistakes(scope, cluster)
+        if mistakes:
+            raise PolicyError(mistakes, self._options.path_prefix)
+        databases: List[Tuple[Database, Plan]] = []
+        existing = len(cluster.memberships)
+        for database in self._policy.databases:
+            part, contents, found = self._plan_database(scope, cluster, database)
+            mistakes.extend(found)
+            databases.append((database, part))
+            existing += count_existing(scope, contents.objects)
+        facts = [cluster.databases[each.name] for each in self._policy.databases if each.name in cluster.databases]
+        mistakes.extend(lockout_mistakes(scope, cluster, facts))
+        if mistakes:
+            raise PolicyError(mistakes, self._options.path_prefix)
+        planned = Planned(
+            before=reconcile_cluster(scope, cluster, self._options.iterations),
+            creations=Plan(tuple(change for each in self._policy.databases for change in plan_creation(cluster, each))),
+            databases=tuple(databases),
+            removals=Plan(tuple(plan_removals(scope, cluster))),
+            notes=tuple(password_notes(scope, cluster)),
+            version=cluster.version,
+            in_recovery=cluster.in_recovery,
+        )
+        check_revocations(planned.whole, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
+        return planned
+
+    def _read_cluster(self, session: Session) -> Cluster:
+        return read_cluster(session, [role.name for role in self._policy.absent_roles])
+
+    def _scope(self, cluster: Cluster) -> Scope:
+        return scope_of(self._policy, self._options.mode, cluster, self._options.protected)
+
+    def _plan_database(self, scope: Scope, cluster: Cluster, database: Database) -> Tuple[Plan, Contents, List[Mistake]]:
+        facts = cluster.databases.get(database.name)
+        if facts is not None:
+            with self._server.connect(database.name) as session, session.reading():
+                plan, contents = self._plan_session(scope, cluster, database, session)
+            return plan, contents, contents_mistakes(scope, contents)
+        source = cluster.databases.get(database.template or "template1")
+        with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
+            template = read_contents(session, wanted_details(scope, database.name, with_names=True))
+        contents = contents_of_new(template, database.name)
+        plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
+        return plan, contents, contents_mistakes(scope, contents)
+
+    def _plan_session(self, scope: Scope, cluster: Cluster, database: Database, session: Session) -> Tuple[Plan, Contents]:
+        """The plan for the database of the session; names are read only where a change needs them."""
+        facts = cluster.databases[database.name]
+        contents = read_contents(session, wanted_details(scope, database.name))
+        plan, incomplete = reconcile_database(scope, cluster, database, facts, contents)
+        if incomplete:
+            contents = read_contents(session, wanted_details(scope, database.name, with_names=True))
+            plan, _incomplete = reconcile_database(scope, cluster, database, facts, contents)
+        return plan, contents
+
+    def apply(self, planned: Planned) -> int:
+        """Execute the plan; returns the number of retries. What a failure leaves undone is told by the error, part by part."""
+        retries = 0
+        done: List[str] = []
+        try:
+            if planned.before or planned.creations:
+                retries += self._apply_cluster(planned)
+                done.append("roles and memberships")
+            for database, part in planned.databases:
+                if part:
+                    retries += self._apply_database(database, part)
+                    done.append(f'database "{database.name}"')
+            if planned.removals:
+                with self._server.connect() as session:
+                    retries += apply_in_transaction(
+                        session, planned.removals.changes, lambda: self._removals_left(session), self._options.patience
+                    )
+        except BulwarkError as error:
+            if not done:
+                raise
+            raise BulwarkError(f"{error}\nDone before that, each in its own transaction: {', '.join(done)}. Run again to finish.") from None
+        return retries
+
+    def _apply_cluster(self, planned: Planned) -> int:
+        with self._server.connect() as session:
+            retries = 0
+            if planned.before:
+                retries = apply_in_transaction(session, planned.before.changes, lambda: self._cluster_left(session), self._options.patience)
+            for change in planned.creations.changes:
+                change.run(session)
+            return retries
+
+    def _cluster_left(self, session: Session) -> Plan:
+        cluster = self._read_cluster(session)
+        return reconcile_cluster(self._scope(cluster), cluster, self._options.iterations)
+
+    def _removals_left(self, session: Session) -> Plan:
+        cluster = self._read_cluster(session)
+        return Plan(tuple(plan_removals(self._scope(cluster), cluster)))
+
+    def _apply_database(self, database: Database, part: Plan) -> int:
+        with self._server.connect(database.name) as session:
+            return apply_in_transaction(session, part.changes, lambda: self._database_left(database, session), self._options.patience)
+
+    def _database_left(self, database: Database, session: Session) -> Plan:
+        cluster = self._read_cluster(session)
+        plan, _contents = self._plan_session(self._scope(cluster), cluster, database, session)
+        return plan
+
+
+def summary(planned: Planned) -> str:
+    """How much each part of the plan changes, in one line."""
+    whole = planned.whole
+    counts = [("server", len(planned.before.changes) + len(planned.creations.changes) + len(planned.removals.changes))]
+    counts += [(database.name, len(part.changes)) for database, part in planned.databases]
+    parts = ", ".join(f"{name} {count}" for name, count in counts if count)
+    return f"{len(whole.changes)} changes ({parts}): {whole.granted} privileges granted, {whole.revoked} revoked"

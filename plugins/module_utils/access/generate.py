@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The actual state -> the document that declares it, so that a team can begin with what it has. Pure: no connection.
+
+What the document cannot say is left out: passwords, rights given by somebody else than the owner, and rights on extension members.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .catalog import Cluster, Contents, DatabaseFacts, Wanted
+from .model import (
+    DATABASE,
+    FOREIGN_DATA_WRAPPER,
+    FOREIGN_SERVER,
+    FUNCTION,
+    LANGUAGE,
+    LARGE_OBJECT,
+    PARAMETER,
+    PUBLIC,
+    SCHEMA,
+    SEQUENCE,
+    TABLE,
+    TABLESPACE,
+    TYPE,
+    Membership,
+    ObjectClass,
+    Role,
+)
+from .reconcile_defaults import BUILT_IN
+from .reconcile_roles import timestamp
+
+_KEYS: Mapping[str, str] = {
+    TABLE: "tables",
+    SEQUENCE: "sequences",
+    FUNCTION: "functions",
+    TYPE: "types",
+    LANGUAGE: "languages",
+    FOREIGN_DATA_WRAPPER: "foreign_data_wrappers",
+    FOREIGN_SERVER: "foreign_servers",
+    LARGE_OBJECT: "large_objects",
+    TABLESPACE: "tablespaces",
+    PARAMETER: "parameters",
+}
+_FLAGS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
+_IN_SCHEMAS = (TABLE, SEQUENCE, FUNCTION, TYPE)
+
+Right = Tuple[str, Tuple[str, ...], bool]  # grantee, privileges, with grant option
+
+
+def everything(schemas: Iterable[str]) -> Wanted:
+    """What the catalog has to read so that each object comes with its name."""
+    patterns = {(kind, schema, "%") for schema in schemas for kind in _IN_SCHEMAS}
+    return Wanted(frozenset(patterns), with_names=True)
+
+
+def document(cluster: Cluster, contents: Sequence[Contents]) -> Dict[str, Any]:
+    """The whole document: roles, cluster-wide grants and the databases that were read."""
+    roles = {name: _role(role, cluster) for name, role in sorted(cluster.roles.items()) if _is_users(name, cluster)}
+    shared = _grants(cluster.objects, lambda _kind: frozenset())
+    databases = {each.database: _database(cluster, cluster.databases[each.database], each) for each in contents}
+    found: Dict[str, Any] = {"roles": roles, "databases": databases}
+    if shared:
+        found["grants"] = shared
+    return found
+
+
+def _is_users(name: str, cluster: Cluster) -> bool:
+    return not name.startswith("pg_") and name != cluster.bootstrap
+
+
+def _role(role: Role, cluster: Cluster) -> Dict[str, Any]:
+    found: Dict[str, Any] = {"login": bool(role.login)}
+    found.update({flag: True for flag in _FLAGS if getattr(role, flag)})
+    if role.inherit is False:
+        found["inherit"] = False
+    if role.connection_limit not in (None, -1):
+        found["connection_limit"] = role.connection_limit
+    if role.valid_until not in (None, "infinity"):
+        found["valid_until"] = timestamp(str(role.valid_until))
+    if role.comment:
+        found["comment"] = role.comment
+    for (place, name), value in sorted(role.settings.items(), key=lambda item: (item[0][0] or "", item[0][1])):
+        plain = list(value) if isinstance(value, tuple) else value
+        target = found.setdefault("settings", {}) if place is None else found.setdefault("database_settings", {}).setdefault(place, {})
+        target[name] = plain
+    memberships = {entry.role: entry for entry in reversed(cluster.memberships) if entry.member == role.name}
+    if memberships:
+        found["member_of"] = [_membership(memberships[name], role, cluster) for name in sorted(memberships)]
+    return found
+
+
+def _membership(entry: Membership, role: Role, cluster: Cluster) -> Any:
+    options: Dict[str, Any] = {"role": entry.role}
+    if entry.admin:
+        options["admin"] = True
+    if entry.inherit is not None and not (entry.inherit and role.inherit):
+        options["inherit"] = entry.inherit
+    if entry.set is False:
+        options["set"] = False
+    if entry.grantor not in (None, cluster.bootstrap):
+        options["grantor"] = entry.grantor
+    return entry.role if len(options) == 1 else options
+
+
+def _database(cluster: Cluster, facts: DatabaseFacts, contents: Contents) -> Dict[str, Any]:
+    found: Dict[str, Any] = {"owner": facts.owner}
+    if facts.comment:
+        found["comment"] = facts.comment
+    itself = ObjectClass(DATABASE, facts.owner, facts.acl, facts.name, None, facts.name, (facts.name,))
+    outside = [each for each in contents.objects if each.kind not in (SCHEMA, *_IN_SCHEMAS)]
+    grants = [_entry(right, {}) for right in _rights(itself)] + _grants(outside, lambda _kind: frozenset())
+    if grants:
+        found["grants"] = grants
+    schemas = {each.name or "": each for each in contents.objects if each.kind == SCHEMA and not each.extension}
+    found["schemas"] = {name: _schema(contents, schema) for name, schema in sorted(schemas.items())}
+    owners = {owner for schema in found["schemas"].values() for owner in (schema["owner"], schema.get("objects_owner")) if owner}
+    defaults = _defaults(contents, None, {owner for owner in owners if owner in cluster.roles and _is_users(owner, cluster)})
+    if defaults:
+        found["default_privileges"] = defaults
+    return found
+
+
+def _schema(contents: Contents, schema: ObjectClass) -> Dict[str, Any]:
+    name = schema.name or ""
+    found: Dict[str, Any] = {"owner": schema.owner}
+    comment = contents.schemas[name][1]
+    if comment:
+        found["comment"] = comment
+    objects = [each for each in contents.objects if each.schema == name and each.kind in _IN_SCHEMAS and not each.extension]
+    owners = {each.owner for each in objects}
+    if len(owners) == 1:
+        found["objects_owner"] = owners.pop()
+
+    def all_of(kind: str) -> FrozenSet[str]:
+        return frozenset(each.name or "" for each in objects if each.kind == kind and each.column is None and not each.partition)
+
+    grants = [_entry(right, {}) for right in _rights(schema)] + _grants(objects, all_of)
+    if grants:
+        found["grants"] = grants
+    defaults = _defaults(contents, name, set())
+    if defaults:
+        found["default_privileges"] = defaults
+    return found
+
+
+def _rights(objects: ObjectClass) -> List[Right]:
+    """The rights that the owner has given to others, grouped by grantee."""
+    grouped: Dict[Tuple[str, bool], Set[str]] = {}
+    for entry in objects.acl:
+        built_in = objects.kind in (TYPE, LANGUAGE) and entry.grantee == PUBLIC
+        if entry.grantee != objects.owner and entry.grantor == objects.owner and not built_in:
+            grouped.setdefault((entry.grantee, entry.grantable), set()).add(entry.privilege)
+    return sorted((grantee, tuple(sorted(privileges)), option) for (grantee, option), privileges in grouped.items())
+
+
+def _grants(objects: Iterable[ObjectClass], all_of: Any) -> List[Dict[str, Any]]:
+    """Grant entries: objects with the same right share one, and say 'all' where they are all of their schema."""
+    by_right: Dict[Tuple[str, Right, Optional[str], Tuple[str, ...]], Set[str]] = {}
+    columns: Dict[Tuple[str, Right], Set[str]] = {}
+    for each in objects:
+        for right in _rights(each):
+            if each.column is not None:
+                columns.setdefault((each.name or "", right), set()).add(each.column)
+            else:
+                by_right.setdefault((each.kind, right, None, ()), set()).add(each.name or "")
+    entries: List[Dict[str, Any]] = []
+    for (kind, right, _column, _none), names in sorted(by_right.items(), key=lambda item: (item[0][0], item[0][1])):
+        whole = len(names) > 1 and names == all_of(kind)
+        entries.append(_entry(right, {_KEYS[kind]: "all" if whole else sorted(names)}))
+    for (table, right), of_table in sorted(columns.items()):
+        entries.append(_entry(right, {"tables": [table], "columns": sorted(of_table)}))
+    return entries
+
+
+def _entry(right: Right, target: Mapping[str, Any]) -> Dict[str, Any]:
+    grantee, privileges, option = right
+    entry: Dict[str, Any] = {"to": grantee, "privileges": list(privileges), **target}
+    if option:
+        entry["grant_option"] = True
+    return entry
+
+
+def _defaults(contents: Contents, schema: Optional[str], owners: Set[str]) -> List[Dict[str, Any]]:
+    """Default privileges of one schema, or the global ones. owners: whose PUBLIC rights on functions must be said to stay as they are."""
+    entries: List[Dict[str, Any]] = []
+    for (owner, of_schema, kind), acl in sorted(contents.default_acls.items(), key=lambda item: (item[0][0], item[0][1] or "", item[0][2])):
+        if of_schema != schema:
+            continue
+        rights: Dict[Tuple[str, bool], Set[str]] = {}
+        for entry in acl:
+            if entry.grantee != owner:
+                rights.setdefault((entry.grantee, entry.grantable), set()).add(entry.privilege)
+        if schema is None and kind in BUILT_IN:
+            rights.setdefault((PUBLIC, False), set())
+        for (grantee, option), privileges in sorted(rights.items()):
+            found = {"owner": owner, "to": grantee, "type": kind, "privileges": sorted(privileges)}
+            entries.append({**found, "grant_option": True} if option else found)
+    if schema is None:
+        entries.extend(
+            {"owner": owner, "to": PUBLIC, "type": "functions", "privileges": ["EXECUTE"]}
+            for owner in sorted(owners)
+            if (owner, None, "functions") not in contents.default_acls
+        )
+    return entries

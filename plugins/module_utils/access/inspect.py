@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads a live server as a document and as a matrix of privileges."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence
+
+from ..core.database import Server
+from ..core.errors import BulwarkError, nearest
+from .catalog import Cluster, Contents, Wanted, read_cluster, read_contents
+from .generate import document, everything
+from .matrix import matrix
+
+
+def inspect(server: Server, databases: Optional[Sequence[str]], roles: Optional[Sequence[str]]) -> Dict[str, Any]:
+    """policy, matrix, server_version and in_recovery. Raises BulwarkError for a database that does not exist or cannot be read."""
+    with server.connect() as session, session.reading():
+        cluster = read_cluster(session)
+    contents = [_read(server, name) for name in _chosen(cluster, databases)]
+    return {
+        "policy": document(cluster, contents),
+        "matrix": matrix(cluster, contents, roles),
+        "server_version": cluster.version,
+        "in_recovery": cluster.in_recovery,
+    }
+
+
+def _chosen(cluster: Cluster, databases: Optional[Sequence[str]]) -> List[str]:
+    if databases is None:
+        return [name for name, facts in cluster.databases.items() if facts.connectable and not facts.template]
+    for name in databases:
+        if name not in cluster.databases:
+            raise BulwarkError(f'database "{name}" does not exist{nearest(name, cluster.databases)}')
+    return list(databases)
+
+
+def _read(server: Server, name: str) -> Contents:
+    with server.connect(name) as session, session.reading():
+        schemas = read_contents(session, Wanted()).schemas
+        return read_contents(session, everything(schemas))

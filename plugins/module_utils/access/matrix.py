@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who can do what: role x object x privilege, as data and as a table for people. Pure: no connection."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .catalog import Cluster, Contents
+from .model import DATABASE, PUBLIC, ObjectClass
+
+# PostgreSQL's own abbreviations (documentation, "Privileges").
+LETTERS: Mapping[str, str] = {
+    "SELECT": "r",
+    "INSERT": "a",
+    "UPDATE": "w",
+    "DELETE": "d",
+    "TRUNCATE": "D",
+    "REFERENCES": "x",
+    "TRIGGER": "t",
+    "MAINTAIN": "m",
+    "CREATE": "C",
+    "CONNECT": "c",
+    "TEMPORARY": "T",
+    "EXECUTE": "X",
+    "USAGE": "U",
+    "SET": "s",
+    "ALTER SYSTEM": "A",
+}
+
+
+def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Optional[Sequence[str]] = None) -> List[Dict[str, Any]]:
+    """One entry for each role and object on which it has any privilege: by itself, as the owner, as a member with INHERIT, or as PUBLIC.
+
+    Superusers are left out: they may do anything. Columns count as objects of their own.
+    """
+    chosen = [name for name in (roles or sorted(cluster.roles)) if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))]
+    reach = {name: _reach(cluster, name) for name in chosen}
+    entries: List[Dict[str, Any]] = []
+    for database, objects in _objects(cluster, contents):
+        held: Dict[str, Set[str]] = {}
+        for entry in objects.acl:
+            held.setdefault(entry.grantee, set()).add(entry.privilege)
+        for role in chosen:
+            privileges = set().union(*(held.get(name, set()) for name in reach[role]))
+            if privileges:
+                entries.extend(
+                    {"database": database, "role": role, "kind": objects.kind, "object": name, "privileges": sorted(privileges)}
+                    for name in _names(objects)
+                )
+    return entries
+
+
+def _skipped(cluster: Cluster, name: str, asked: Optional[Sequence[str]]) -> bool:
+    return not asked and (name.startswith("pg_") or bool(cluster.roles[name].superuser))
+
+
+def _reach(cluster: Cluster, role: str) -> Set[str]:
+    edges: Dict[str, Set[str]] = {}
+    for entry in cluster.memberships:
+        inherits = entry.inherit if entry.inherit is not None else cluster.roles[entry.member].inherit
+        if inherits:
+            edges.setdefault(entry.member, set()).add(entry.role)
+    reached: Set[str] = {PUBLIC}
+    frontier = {role}
+    while frontier:
+        name = frontier.pop()
+        reached.add(name)
+        frontier |= edges.get(name, set()) - reached
+    return reached
+
+
+def _objects(cluster: Cluster, contents: Sequence[Contents]) -> Iterable[Tuple[Optional[str], ObjectClass]]:
+    for each in cluster.objects:
+        yield None, each
+    for content in contents:
+        facts = cluster.databases[content.database]
+        yield content.database, ObjectClass(DATABASE, facts.owner, facts.acl, facts.name, None, facts.name, (facts.name,))
+        for each in content.objects:
+            if not each.extension:
+                yield content.database, each
+
+
+def _names(objects: ObjectClass) -> List[str]:
+    qualified = objects.schema is not None and objects.kind != "schema"
+    return [
+        (f"{objects.schema}." if qualified else "") + name + (f".{objects.column}" if objects.column is not None else "")
+        for name in ((objects.name,) if objects.name is not None else objects.names or ())
+    ]
+
+
+def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The matrix as an aligned table: an object a line, a role a column, PostgreSQL's letters in the cells."""
+    roles = sorted({entry["role"] for entry in entries})
+    cells: Dict[Tuple[str, str, str], Dict[str, str]] = {}
+    for entry in entries:
+        row = (entry["database"] or "", entry["kind"], entry["object"])
+        cells.setdefault(row, {})[entry["role"]] = "".join(LETTERS.get(privilege, "?") for privilege in entry["privileges"])
+    table = [["database", "kind", "object", *roles]]
+    table += [[*row, *(of_row.get(role, "-") for role in roles)] for row, of_row in sorted(cells.items())]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
+    used = {privilege for entry in entries for privilege in entry["privileges"]}
+    legend = ", ".join(f"{LETTERS[privilege]} = {privilege}" for privilege in LETTERS if privilege in used)
+    return "\n".join([*lines, legend]) + "\n" if entries else ""

@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the access domain speaks of: roles, memberships, grants and the objects they stand on.
+
+The declared policy and the state read from a server are both said in these dataclasses, so that reconcile compares like with like.
+Nothing here knows YAML, SQL or a connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import FrozenSet, Mapping, Optional, Tuple
+
+PUBLIC = "PUBLIC"
+
+# Object kinds as the policy and the plan name them.
+DATABASE = "database"
+SCHEMA = "schema"
+TABLE = "table"  # tables, partitioned and foreign tables, views and materialized views, as in GRANT ... ON TABLE
+VIEW = "view"  # views and materialized views only; a narrower way to select TABLE
+SEQUENCE = "sequence"
+FUNCTION = "function"  # functions, procedures, aggregates and window functions
+TYPE = "type"  # types and domains
+LANGUAGE = "language"
+FOREIGN_DATA_WRAPPER = "foreign data wrapper"
+FOREIGN_SERVER = "foreign server"
+LARGE_OBJECT = "large object"
+TABLESPACE = "tablespace"
+PARAMETER = "parameter"
+
+# Object kinds of ALTER DEFAULT PRIVILEGES as the policy names them.
+DEFAULT_TYPES = ("tables", "sequences", "functions", "types", "schemas", "large_objects")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """member belongs to role. Before PostgreSQL 16 there is one entry a pair, grantor is not part of it and only admin is stored.
+
+    inherit and set are None where the policy says nothing; grantor is None where any grantor will do.
+    """
+
+    role: str
+    member: str
+    grantor: Optional[str] = None
+    admin: bool = False
+    inherit: Optional[bool] = None
+    set: Optional[bool] = None
+    path: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role and its attributes; None means that the policy does not say.
+
+    valid_until: microseconds since 1970-01-01 UTC as a decimal string, or 'infinity' (no limit).
+    settings: (database or None, parameter name) -> value as the server stores it; a list parameter's value is a tuple of its elements.
+    password: in a declared role the secret as given (plain text or SCRAM verifier); in an actual role the stored verifier, '' for none,
+    None where it may not be read. has_password is False for a declared role that must have none.
+    """
+
+    name: str
+    login: Optional[bool] = None
+    superuser: Optional[bool] = None
+    createdb: Optional[bool] = None
+    createrole: Optional[bool] = None
+    inherit: Optional[bool] = None
+    replication: Optional[bool] = None
+    bypassrls: Optional[bool] = None
+    connection_limit: Optional[int] = None
+    valid_until: Optional[str] = None
+    comment: Optional[str] = None
+    settings: Mapping[Tuple[Optional[str], str], object] = field(default_factory=dict)
+    member_of: Tuple[Membership, ...] = ()
+    password: Optional[str] = field(default=None, repr=False)
+    has_password: Optional[bool] = None
+    path: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class AbsentRole:
+    """A role that must not exist; what it owns goes to reassign_to, or its removal is refused."""
+
+    name: str
+    reassign_to: Optional[str] = None
+    path: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Privileges of grantees on objects of one kind.
+
+    database is None for cluster-wide kinds (tablespace, parameter), schema None outside schemas. names None means all objects of the kind in the
+    schema (for kind database and schema: the object itself, named by database or schema). A name may hold the wildcard '*'.
+    privileges: upper-case words, or {'ALL'}. columns: only with kind table.
+    """
+
+    path: str
+    kind: str
+    grantees: Tuple[str, ...]
+    privileges: FrozenSet[str]
+    database: Optional[str] = None
+    schema: Optional[str] = None
+    names: Optional[Tuple[str, ...]] = None
+    excluding: Tuple[str, ...] = ()
+    columns: Tuple[str, ...] = ()
+    grant_option: bool = False
+
+
+@dataclass(frozen=True)
+class DefaultGrant:
+    """Privileges that grantees get on every object of a type that owner makes, in one schema or (schema None) anywhere in the database."""
+
+    path: str
+    database: str
+    schema: Optional[str]
+    owner: str
+    type: str  # one of DEFAULT_TYPES
+    grantees: Tuple[str, ...]
+    privileges: FrozenSet[str]
+    grant_option: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema that the policy names."""
+
+    path: str
+    name: str
+    owner: Optional[str] = None
+    objects_owner: Optional[str] = None
+    partitions: str = "parent"  # or "mirror"
+    comment: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that the policy names. template, encoding and locale count only when it is created."""
+
+    path: str
+    name: str
+    owner: Optional[str] = None
+    comment: Optional[str] = None
+    template: Optional[str] = None
+    encoding: Optional[str] = None
+    locale: Optional[str] = None
+    schemas: Tuple[Schema, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The declared document. grants and default_grants hold what the profiles yield, too. Tuples are sorted by name."""
+
+    roles: Tuple[Role, ...] = ()
+    absent_roles: Tuple[AbsentRole, ...] = ()
+    databases: Tuple[Database, ...] = ()
+    grants: Tuple[Grant, ...] = ()
+    default_grants: Tuple[DefaultGrant, ...] = ()
+
+
+@dataclass(frozen=True)
+class AclEntry:
+    """One privilege of one grantee on one object or column, given by grantor."""
+
+    grantee: str
+    grantor: str
+    privilege: str
+    grantable: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectClass:
+    """Objects that are alike: same kind, schema, owner and ACL. Tables share few ACLs, so a database is a short list of these.
+
+    name is set for an object that the policy names, names (in the server's order) for a class whose members were read.
+    For functions a name is the server's own quoted signature; key is what the policy may call it by.
+    column: the ACL is that of this column of name.
+    """
+
+    kind: str
+    owner: str
+    acl: Tuple[AclEntry, ...]
+    database: Optional[str] = None
+    schema: Optional[str] = None
+    name: Optional[str] = None
+    names: Optional[Tuple[str, ...]] = None
+    column: Optional[str] = None
+    relkind: str = ""
+    partition: bool = False
+    extension: bool = False
+    linked: bool = False  # a sequence owned by a table column: it follows its table's owner
+    count: int = 1

@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The privilege words of each kind of object, and the version that each exists from (PostgreSQL documentation, "Privileges")."""
+
+from __future__ import annotations
+
+from typing import FrozenSet, Iterable, List, Mapping, Tuple
+
+from .model import (
+    DATABASE,
+    FOREIGN_DATA_WRAPPER,
+    FOREIGN_SERVER,
+    FUNCTION,
+    LANGUAGE,
+    LARGE_OBJECT,
+    PARAMETER,
+    SCHEMA,
+    SEQUENCE,
+    TABLE,
+    TABLESPACE,
+    TYPE,
+    VIEW,
+)
+
+ALL = "ALL"
+COLUMN = "column"
+
+_RELATION = ("DELETE", "INSERT", "MAINTAIN", "REFERENCES", "SELECT", "TRIGGER", "TRUNCATE", "UPDATE")
+
+WORDS: Mapping[str, Tuple[str, ...]] = {
+    DATABASE: ("CONNECT", "CREATE", "TEMPORARY"),
+    SCHEMA: ("CREATE", "USAGE"),
+    TABLE: _RELATION,
+    VIEW: _RELATION,
+    COLUMN: ("INSERT", "REFERENCES", "SELECT", "UPDATE"),
+    SEQUENCE: ("SELECT", "UPDATE", "USAGE"),
+    FUNCTION: ("EXECUTE",),
+    TYPE: ("USAGE",),
+    LANGUAGE: ("USAGE",),
+    FOREIGN_DATA_WRAPPER: ("USAGE",),
+    FOREIGN_SERVER: ("USAGE",),
+    LARGE_OBJECT: ("SELECT", "UPDATE"),
+    TABLESPACE: ("CREATE",),
+    PARAMETER: ("ALTER SYSTEM", "SET"),
+}
+
+_SINCE: Mapping[str, int] = {"MAINTAIN": 17}  # first major version
+
+
+def expand(privileges: Iterable[str], kind: str, version: int) -> FrozenSet[str]:
+    """The privileges with ALL replaced by every word that the server's version knows for the kind. version: as in server_version_num."""
+    words = frozenset(privileges)
+    if ALL not in words:
+        return words
+    return frozenset(word for word in WORDS[kind] if _SINCE.get(word, 0) <= version // 10000)
+
+
+def missing_in_version(privileges: Iterable[str], kind: str, version: int) -> List[Tuple[str, int]]:
+    """Privileges that this version does not know yet, each with the major version it exists from."""
+    return sorted((word, _SINCE[word]) for word in privileges if word in WORDS[kind] and _SINCE.get(word, 0) > version // 10000)

@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The declared policy and the actual state -> the plan. Pure: no connection; the same input gives the same plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Mapping, Optional, Tuple
+
+from ..core import statements as st
+from ..core.plan import Change, Plan
+from .catalog import Cluster, Contents, DatabaseFacts, Wanted, like_pattern
+from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, PUBLIC, SCHEMA, TABLE, VIEW, AclEntry, Database, ObjectClass, Schema
+from .reconcile_defaults import plan_defaults
+from .reconcile_grants import needs_names, plan_grants
+from .reconcile_owners import plan_owners
+from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
+from .scope import Scope
+
+
+def wanted_details(scope: Scope, database: Optional[str], with_names: bool = False) -> Wanted:
+    """What the catalog has to read one by one, because the policy names it."""
+    patterns = set()
+    tables = set()
+    for grant in scope.policy.grants:
+        if grant.database != database or (grant.names is None and not grant.excluding):
+            continue
+        kind = TABLE if grant.kind == VIEW else grant.kind
+        for item in (*(grant.names or ()), *grant.excluding):
+            if kind == LARGE_OBJECT:
+                patterns.add((kind, "", item))
+                continue
+            bare = item.rpartition("(")[0].strip() if kind == FUNCTION and "(" in item else item
+            patterns.add((kind, grant.schema or "", like_pattern(bare)))
+            if grant.columns:
+                tables.add((grant.schema or "", item))
+    owners = frozenset(role.name for role in scope.policy.absent_roles)
+    return Wanted(frozenset(patterns), frozenset(tables), owners, with_names)
+
+
+def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: Optional[int]) -> Plan:
+    """What comes before the databases: roles, memberships, tablespaces, parameters."""
+    named = [database.name for database in scope.policy.databases]
+    changes = plan_roles(scope, cluster, iterations)
+    changes += plan_memberships(scope, cluster)
+    changes += plan_settings(scope, cluster, None, named)
+    owned, objects, _incomplete = plan_owners(scope, None, _shared_objects(scope, cluster, named), {})
+    changes += owned
+    changes += plan_grants(scope, None, [each for each in objects if each.kind != DATABASE])
+    return Plan(tuple(changes))
+
+
+def _shared_objects(scope: Scope, cluster: Cluster, named: List[str]) -> List[ObjectClass]:
+    """Tablespaces and parameters, the parameters that only the policy speaks of, and the databases it does not name but whose owner goes."""
+    objects = list(cluster.objects)
+    known = {each.name for each in objects if each.kind == PARAMETER}
+    for grant in scope.grants.get((None, PARAMETER, None), ()):
+        for name in grant.names or ():
+            if name not in known:
+                known.add(name)
+                objects.append(ObjectClass(PARAMETER, cluster.bootstrap, (), name=name, names=(name,)))
+    objects.extend(
+        ObjectClass(DATABASE, facts.owner, facts.acl, name, None, name, (name,))
+        for name, facts in sorted(cluster.databases.items())
+        if name not in named and facts.owner in scope.reassigned
+    )
+    return objects
+
+
+def plan_creation(cluster: Cluster, database: Database) -> List[Change]:
+    """CREATE DATABASE where it is missing; the only statement that cannot run in a transaction."""
+    if database.name in cluster.databases:
+        return []
+    options = [st.compose(" OWNER {}", st.identifier(database.owner))] if database.owner else []
+    if database.template:
+        options.append(st.compose(" TEMPLATE {}", st.identifier(database.template)))
+    if database.encoding:
+        options.append(st.compose(" ENCODING {}", st.literal(database.encoding)))
+    if database.locale:
+        options.append(st.compose(" LOCALE {}", st.literal(database.locale)))
+    return [
+        Change(
+            f"database {database.name}",
+            f"database {database.name}: created" + (f", owner {database.owner}" if database.owner else ""),
+            st.compose("CREATE DATABASE {}{}", st.identifier(database.name), st.compose("{}" * len(options), *options)),
+            alone=True,
+        )
+    ]
+
+
+def facts_of_new(cluster: Cluster, database: Database) -> DatabaseFacts:
+    """A database as CREATE DATABASE will make it: everybody may connect and make temporary tables."""
+    owner = database.owner or cluster.applying
+    public = (AclEntry(PUBLIC, owner, "CONNECT"), AclEntry(PUBLIC, owner, "TEMPORARY"))
+    own = tuple(AclEntry(owner, owner, privilege) for privilege in ("CONNECT", "CREATE", "TEMPORARY"))
+    return DatabaseFacts(database.name, owner, public + own, None, True, False)
+
+
+def contents_of_new(template: Contents, name: str) -> Contents:
+    """What will be in a database copied from its template."""
+    objects = tuple(replace(each, database=name) for each in template.objects)
+    return replace(template, database=name, objects=objects, owned={})
+
+
+def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> Tuple[Plan, bool]:
+    """The plan for one database, and whether it needs the contents read with names."""
+    name = database.name
+    changes: List[Change] = []
+    if database.comment is not None and database.comment != (facts.comment or ""):
+        changes.append(
+            Change(
+                f"database {name}",
+                f"database {name}: comment",
+                st.compose("COMMENT ON DATABASE {} IS {}", st.identifier(name), st.literal(database.comment or None)),
+                name,
+            )
+        )
+    objects = [ObjectClass(DATABASE, facts.owner, facts.acl, name, None, name, (name,)), *contents.objects]
+    changes += _reassignments(scope, contents)
+    objects = [_reassigned(scope, each) for each in objects]
+    created, new_schemas = _schemas(cluster, database, contents)
+    objects += new_schemas
+    owners: Dict[Tuple[str, str], Optional[str]] = {(DATABASE, name): database.owner}
+    owners.update({(SCHEMA, schema.name): schema.owner for schema in database.schemas})
+    owned, objects, incomplete = plan_owners(scope, name, objects, owners)
+    tables = [each for each in objects if each.column is None]
+    incomplete = incomplete or needs_names(scope, tables)
+    changes += created + owned
+    changes += plan_settings(scope, cluster, name, [name])
+    changes += plan_grants(scope, name, objects, contents)
+    changes += plan_defaults(scope, contents)
+    return Plan(tuple(changes)), incomplete
+
+
+def _reassignments(scope: Scope, contents: Contents) -> List[Change]:
+    return [
+        Change(
+            f"role {old}",
+            f"{len(contents.owned[old])} objects of {old}: owner -> {new} ({', '.join(contents.owned[old][:5])}"
+            + (" ..." if len(contents.owned[old]) > 5 else "")
+            + ")",
+            st.compose("REASSIGN OWNED BY {} TO {}", st.identifier(old), st.identifier(new)),
+            contents.database,
+        )
+        for old, new in sorted(scope.reassigned.items())
+        if contents.owned.get(old)
+    ]
+
+
+def _reassigned(scope: Scope, objects: ObjectClass) -> ObjectClass:
+    """The object as REASSIGN OWNED leaves it; the database itself gets a statement of its own."""
+    if objects.kind == DATABASE or objects.owner not in scope.reassigned:
+        return objects
+    _changes, after, _incomplete = plan_owners(replace(scope, schemas={}), objects.database, [objects], {})
+    return after[0]
+
+
+def _schemas(cluster: Cluster, database: Database, contents: Contents) -> Tuple[List[Change], List[ObjectClass]]:
+    """CREATE SCHEMA and COMMENT statements, and the schemas to come as objects."""
+    changes: List[Change] = []
+    new: List[ObjectClass] = []
+    for schema in database.schemas:
+        if schema.name not in contents.schemas:
+            owner = schema.owner or cluster.applying
+            changes.append(
+                Change(
+                    f"schema {schema.name}",
+                    f"schema {schema.name}: created, owner {owner}",
+                    st.compose("CREATE SCHEMA {} AUTHORIZATION {}", st.identifier(schema.name), st.identifier(owner)),
+                    database.name,
+                )
+            )
+            own = tuple(AclEntry(owner, owner, privilege) for privilege in ("CREATE", "USAGE"))
+            new.append(ObjectClass(SCHEMA, owner, own, database.name, schema.name, schema.name, (schema.name,)))
+        changes += _schema_comment(database.name, schema, contents.schemas)
+    return changes, new
+
+
+def _schema_comment(database: str, schema: Schema, existing: Mapping[str, Tuple[str, Optional[str]]]) -> List[Change]:
+    before = existing[schema.name][1] if schema.name in existing else None
+    if schema.comment is None or schema.comment == (before or ""):
+        return []
+    return [
+        Change(
+            f"schema {schema.name}",
+            f"schema {schema.name}: comment",
+            st.compose("COMMENT ON SCHEMA {} IS {}", st.identifier(schema.name), st.literal(schema.comment or None)),
+            database,
+        )
+    ]
+
+
+__all__ = [
+    "contents_of_new",
+    "facts_of_new",
+    "plan_creation",
+    "plan_removals",
+    "reconcile_cluster",
+    "reconcile_database",
+    "wanted_details",
+]

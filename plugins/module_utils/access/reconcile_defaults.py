@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declared and actual default privileges -> ALTER DEFAULT PRIVILEGES statements. Pure: no connection.
+
+Default privileges of a schema are added to the global ones and cannot take anything away from them, and the global ones replace the built-in
+ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES).
+"""
+
+from __future__ import annotations
+
+from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ..core import statements as st
+from ..core.plan import Change
+from .catalog import Contents
+from .model import FUNCTION, LARGE_OBJECT, PUBLIC, SCHEMA, SEQUENCE, TABLE, TYPE, AclEntry, DefaultGrant
+from .privileges import expand
+from .scope import Scope
+
+Key = Tuple[str, Optional[str], str]  # owner, schema or None for global, type
+
+KIND_OF_TYPE: Mapping[str, str] = {
+    "tables": TABLE,
+    "sequences": SEQUENCE,
+    "functions": FUNCTION,
+    "types": TYPE,
+    "schemas": SCHEMA,
+    "large_objects": LARGE_OBJECT,
+}
+
+# What PUBLIC gets on new objects when nobody has said otherwise.
+BUILT_IN: Mapping[str, FrozenSet[str]] = {"functions": frozenset({"EXECUTE"}), "types": frozenset({"USAGE"})}
+
+
+def declared_defaults(scope: Scope, database: str) -> Dict[Key, Dict[str, Dict[str, bool]]]:
+    """Key -> grantee -> privilege -> with grant option."""
+    declared: Dict[Key, Dict[str, Dict[str, bool]]] = {}
+    grants: Iterable[DefaultGrant] = (grant for grant in scope.policy.default_grants if grant.database == database)
+    for grant in grants:
+        of_key = declared.setdefault((grant.owner, grant.schema, grant.type), {})
+        for grantee in grant.grantees:
+            rights = of_key.setdefault(grantee, {})
+            for privilege in expand(grant.privileges, KIND_OF_TYPE[grant.type], scope.version):
+                rights[privilege] = rights.get(privilege, False) or grant.grant_option
+    return declared
+
+
+def plan_defaults(scope: Scope, contents: Contents) -> List[Change]:
+    """The statements that make the default privileges of one database as declared."""
+    declared = declared_defaults(scope, contents.database)
+    keys = set(declared) | set(contents.default_acls)
+    absent = {role.name for role in scope.policy.absent_roles}
+    if absent:
+        keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
+    changes: List[Change] = []
+    for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
+        actual = _actual(contents.default_acls.get(key), key)
+        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), actual, key[0] in absent))
+    return changes
+
+
+def _actual(acl: Optional[Sequence[AclEntry]], key: Key) -> Dict[str, Dict[str, bool]]:
+    owner, schema, kind = key
+    rights: Dict[str, Dict[str, bool]] = {}
+    if acl is None:
+        if schema is None and kind in BUILT_IN:
+            rights[PUBLIC] = {privilege: False for privilege in BUILT_IN[kind]}
+        return rights
+    for entry in acl:
+        if entry.grantee != owner:
+            rights.setdefault(entry.grantee, {})[entry.privilege] = entry.grantable
+    return rights
+
+
+def _plan_key(
+    scope: Scope,
+    database: str,
+    key: Key,
+    declared: Mapping[str, Mapping[str, bool]],
+    actual: Mapping[str, Mapping[str, bool]],
+    owner_goes: bool,
+) -> List[Change]:
+    owner, schema, kind = key
+    built_in = BUILT_IN.get(kind, frozenset()) if schema is None else frozenset()
+    changes: List[Change] = []
+    grouped: Dict[Tuple[str, Tuple[str, ...], bool], List[str]] = {}
+    for grantee in sorted(set(declared) | set(actual)):
+        wanted, given = declared.get(grantee, {}), actual.get(grantee, {})
+        if grantee == PUBLIC and PUBLIC not in declared:
+            # Nobody has spoken of PUBLIC: what PostgreSQL gives by itself may stay, and need not come back unless the owner is to go.
+            wanted = {privilege: False for privilege in built_in if owner_goes or privilege in given}
+        may_revoke = _may_revoke(scope, database, key, grantee)
+        extra = {privilege for privilege in given if privilege not in wanted} if may_revoke else set()
+        options = {privilege for privilege, option in given.items() if option and wanted.get(privilege) is False} if may_revoke else set()
+        missing: Dict[bool, Set[str]] = {}
+        for privilege, option in wanted.items():
+            if grantee != owner and (privilege not in given or (option and not given[privilege])):
+                missing.setdefault(option, set()).add(privilege)
+        for action, privileges, option in (
+            ("REVOKE", extra, False),
+            ("REVOKE GRANT OPTION FOR", options, False),
+            ("GRANT", missing.get(False, set()), False),
+            ("GRANT", missing.get(True, set()), True),
+        ):
+            if privileges:
+                grouped.setdefault((action, tuple(sorted(privileges)), option), []).append(grantee)
+    if owner_goes and schema is None and PUBLIC not in actual and built_in:
+        grouped.setdefault(("GRANT", tuple(sorted(built_in)), False), []).append(PUBLIC)
+    for (action, privileges_all, option), grantees in grouped.items():
+        changes.append(_change(database, key, action, privileges_all, option, grantees))
+    return sorted(changes, key=lambda change: change.granted > 0)
+
+
+def _may_revoke(scope: Scope, database: str, key: Key, grantee: str) -> bool:
+    owner, schema, _kind = key
+    if scope.mode == "additive":
+        return False
+    if grantee in scope.managed or owner in scope.managed:
+        return True
+    if scope.is_protected(grantee) or scope.is_protected(owner) or grantee in scope.superusers:
+        return False
+    return scope.mode == "authoritative" or (schema is not None and (database, schema) in scope.schemas)
+
+
+def _change(
+    database: str, key: Key, action: str, privileges: Sequence[str], option: bool, grantees: Sequence[str]
+) -> Change:
+    owner, schema, kind = key
+    sign = "+" if action == "GRANT" else "-"
+    place = f"schema {schema}" if schema is not None else "any schema"
+    described = f"default privileges of {owner} on {kind.replace('_', ' ')} in {place}"
+    suffix = " GRANT OPTION" if action.startswith("REVOKE GRANT") else " WITH GRANT OPTION" if option else ""
+    count = len(privileges) * len(grantees)
+    return Change(
+        object=described,
+        words=f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + suffix for privilege in privileges),
+        statement=st.compose(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {}{} {} {} ON {} {} {}{}",
+            st.identifier(owner),
+            st.compose(" IN SCHEMA {}", st.identifier(schema)) if schema is not None else st.keywords(""),
+            st.keywords(action),
+            st.keywords(", ".join(privileges)),
+            st.keywords(kind.upper().replace("_", " ")),
+            st.keywords("TO" if action == "GRANT" else "FROM"),
+            st.listed([st.role(grantee) for grantee in grantees]),
+            st.keywords(" WITH GRANT OPTION" if option else ""),
+        ),
+        database=database,
+        granted=count if action == "GRANT" else 0,
+        revoked=0 if action == "GRANT" else count,
+    )

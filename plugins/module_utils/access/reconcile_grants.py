@@ -1,0 +1,317 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declared and actual privileges on objects and columns -> GRANT and REVOKE statements. Pure: no connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ..core import statements as st
+from ..core.plan import Change
+from .catalog import Contents
+from .model import (
+    DATABASE,
+    FOREIGN_DATA_WRAPPER,
+    FOREIGN_SERVER,
+    FUNCTION,
+    LANGUAGE,
+    LARGE_OBJECT,
+    PARAMETER,
+    SCHEMA,
+    SEQUENCE,
+    TABLE,
+    TABLESPACE,
+    TYPE,
+    AclEntry,
+    Grant,
+    ObjectClass,
+)
+from .privileges import COLUMN, expand
+from .scope import Scope
+
+# Names in one statement: one round trip for many objects without a statement of unbounded length.
+BATCH = 500
+
+_SQL_KINDS: Mapping[str, str] = {
+    DATABASE: "DATABASE",
+    SCHEMA: "SCHEMA",
+    TABLE: "TABLE",
+    SEQUENCE: "SEQUENCE",
+    FUNCTION: "ROUTINE",
+    TYPE: "TYPE",
+    LANGUAGE: "LANGUAGE",
+    FOREIGN_DATA_WRAPPER: "FOREIGN DATA WRAPPER",
+    FOREIGN_SERVER: "FOREIGN SERVER",
+    LARGE_OBJECT: "LARGE OBJECT",
+    TABLESPACE: "TABLESPACE",
+    PARAMETER: "PARAMETER",
+}
+_KIND_ORDER = list(_SQL_KINDS)
+
+# Order within a database. A REVOKE on a table takes the column privileges too, so the columns come after their tables.
+_REVOKE, _REVOKE_OPTION, _GRANT = "REVOKE", "REVOKE GRANT OPTION FOR", "GRANT"
+_ACTION_ORDER = {_REVOKE: 0, _REVOKE_OPTION: 1, _GRANT: 2}
+
+Rights = Dict[str, Dict[str, bool]]  # grantee -> privilege -> with grant option
+
+
+@dataclass(frozen=True)
+class Step:
+    """A grant or a revocation for one class of objects; steps that differ only in grantee or objects become one statement."""
+
+    action: str
+    privileges: Tuple[str, ...]
+    grantee: str
+    grant_option: bool = False
+    grantor: Optional[str] = None  # where it is not the owner
+    passed_on: Tuple[str, ...] = ()  # what goes with it because the grantee had passed it on
+
+
+def declared_rights(scope: Scope, objects: ObjectClass, grants: Optional[Iterable[Grant]] = None) -> Rights:
+    """What the policy gives on these objects (or, for a column, on that column)."""
+    rights: Rights = {}
+    kind = COLUMN if objects.column is not None else objects.kind
+    for grant in scope.grants_on(objects) if grants is None else grants:
+        on_columns = bool(grant.columns)
+        if on_columns != (objects.column is not None) or (on_columns and objects.column not in grant.columns):
+            continue
+        for grantee in grant.grantees:
+            of_grantee = rights.setdefault(grantee, {})
+            for privilege in expand(grant.privileges, kind, scope.version):
+                of_grantee[privilege] = of_grantee.get(privilege, False) or grant.grant_option
+    return rights
+
+
+def steps_for(scope: Scope, objects: ObjectClass, gone: FrozenSet[Tuple[str, str]] = frozenset()) -> List[Step]:
+    """What turns the actual rights on the objects into the declared ones. gone: (grantee, privilege) that an earlier statement has taken."""
+    declared = declared_rights(scope, objects)
+    given: Dict[Tuple[str, str], bool] = {}
+    by_others: List[AclEntry] = []
+    for entry in objects.acl:
+        if (entry.grantee, entry.privilege) in gone:
+            continue
+        if entry.grantor == objects.owner:
+            given[(entry.grantee, entry.privilege)] = entry.grantable
+        else:
+            by_others.append(entry)
+    satisfied = {(entry.grantee, entry.privilege) for entry in by_others} if scope.mode == "additive" else set()
+    taken, kept = _taken(scope, objects, declared, given)
+    steps = _revocations(scope, objects, declared, taken, by_others)
+    additions: Dict[Tuple[str, bool], Set[str]] = {}
+    for grantee, privileges in declared.items():
+        for privilege, option in privileges.items():
+            key = (grantee, privilege)
+            option = option and grantee != objects.owner
+            if key in satisfied or (key in kept and (kept[key] or not option)):
+                continue
+            additions.setdefault((grantee, option), set()).add(privilege)
+    steps.extend(Step(_GRANT, tuple(sorted(privileges)), grantee, option) for (grantee, option), privileges in additions.items())
+    return steps
+
+
+def _taken(
+    scope: Scope, objects: ObjectClass, declared: Rights, given: Mapping[Tuple[str, str], bool]
+) -> Tuple[Dict[Tuple[str, str], str], Dict[Tuple[str, str], bool]]:
+    """Which of the owner's grants go (with the action for each) and which stay."""
+    taken: Dict[Tuple[str, str], str] = {}
+    kept: Dict[Tuple[str, str], bool] = {}
+    for (grantee, privilege), grantable in given.items():
+        key = (grantee, privilege)
+        option = declared.get(grantee, {}).get(privilege)
+        if option is None and scope.may_revoke(objects, grantee, privilege):
+            taken[key] = _REVOKE
+        elif option is False and grantable and scope.may_revoke(objects, grantee, privilege):
+            taken[key] = _REVOKE_OPTION
+            kept[key] = False
+        else:
+            kept[key] = grantable or grantee == objects.owner
+    return taken, kept
+
+
+def _revocations(
+    scope: Scope,
+    objects: ObjectClass,
+    declared: Rights,
+    taken: Mapping[Tuple[str, str], str],
+    by_others: Sequence[AclEntry],
+) -> List[Step]:
+    passed_on: Dict[Tuple[str, str], List[str]] = {}
+    steps: List[Step] = []
+    for entry in by_others:
+        source = _cascade_source(entry, taken, by_others)
+        if source is not None:
+            passed_on.setdefault(source, []).append(f"{entry.grantee} -{entry.privilege}")
+        elif scope.may_revoke(objects, entry.grantee, entry.privilege):
+            steps.append(Step(_REVOKE, (entry.privilege,), entry.grantee, grantor=entry.grantor))
+    grouped: Dict[Tuple[str, str, Tuple[str, ...]], Set[str]] = {}
+    for (grantee, privilege), action in taken.items():
+        lost = tuple(sorted(passed_on.get((grantee, privilege), ())))
+        grouped.setdefault((action, grantee, lost), set()).add(privilege)
+    steps.extend(
+        Step(action, tuple(sorted(privileges)), grantee, passed_on=lost) for (action, grantee, lost), privileges in grouped.items()
+    )
+    return steps
+
+
+def _cascade_source(
+    entry: AclEntry, taken: Mapping[Tuple[str, str], str], by_others: Sequence[AclEntry]
+) -> Optional[Tuple[str, str]]:
+    """The owner's grant whose revocation takes this entry along, if any: PostgreSQL lets nobody keep what its grantor has lost."""
+    seen: Set[str] = set()
+    frontier = {entry.grantor}
+    while frontier:
+        grantor = frontier.pop()
+        if (grantor, entry.privilege) in taken:
+            return grantor, entry.privilege
+        seen.add(grantor)
+        frontier.update(
+            other.grantor
+            for other in by_others
+            if other.grantee == grantor and other.privilege == entry.privilege and other.grantable and other.grantor not in seen
+        )
+    return None
+
+
+def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> bool:
+    """Whether a change concerns a class of objects whose names were not read."""
+    return any(each.names is None and steps_for(scope, each) for each in objects)
+
+
+def plan_grants(scope: Scope, database: Optional[str], objects: Sequence[ObjectClass], contents: Optional[Contents] = None) -> List[Change]:
+    """The statements for all objects of one database, or for the cluster-wide ones."""
+    tables = [each for each in objects if each.column is None]
+    steps: List[Tuple[ObjectClass, Step]] = []
+    gone: Dict[Tuple[Optional[str], str], Set[Tuple[str, str]]] = {}
+    for each in tables:
+        for step in steps_for(scope, each):
+            steps.append((each, step))
+            if each.kind == TABLE and step.action == _REVOKE:
+                for name in each.names or ():
+                    gone.setdefault((each.schema, name), set()).update((step.grantee, privilege) for privilege in step.privileges)
+    changes = _statements(database, steps)
+    columns: List[Tuple[ObjectClass, Step]] = []
+    for each in [*_with_undeclared(scope, objects, tables, contents)]:
+        lost = frozenset(gone.get((each.schema, each.name or ""), ()))
+        columns.extend((each, step) for step in steps_for(scope, each, lost))
+    return changes + _statements(database, columns)
+
+
+def _with_undeclared(
+    scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Optional[Contents]
+) -> Iterable[ObjectClass]:
+    """The columns that carry an ACL, and those that the policy grants on but which have none yet."""
+    known: Set[Tuple[Optional[str], Optional[str], Optional[str]]] = set()
+    for each in objects:
+        if each.column is not None:
+            known.add((each.schema, each.name, each.column))
+            yield each
+    for table in tables:
+        if table.kind != TABLE or table.name is None:
+            continue
+        for grant in scope.grants_on(table):
+            existing = (contents.columns if contents else {}).get((table.schema or "", table.name), frozenset())
+            for column in grant.columns:
+                key = (table.schema, table.name, column)
+                if column in existing and key not in known:
+                    known.add(key)
+                    yield ObjectClass(
+                        TABLE, table.owner, (), table.database, table.schema, table.name, (table.name,), column, relkind=table.relkind
+                    )
+
+
+def _statements(database: Optional[str], steps: Iterable[Tuple[ObjectClass, Step]]) -> List[Change]:
+    """Merge the steps: grantees of the same class first, then classes with the same grantees, and split into batches."""
+    of_class: Dict[Tuple[ObjectClass, Step], List[str]] = {}
+    for objects, step in steps:
+        of_class.setdefault((objects, replace(step, grantee="")), []).append(step.grantee)
+    columns_of: Dict[Tuple[str, Optional[str], Step, Tuple[str, ...], str], Set[str]] = {}
+    for (objects, step), grantees in of_class.items():
+        for name in objects.names or ():
+            columns = columns_of.setdefault((objects.kind, objects.schema, step, tuple(sorted(grantees)), name), set())
+            columns.update([objects.column] if objects.column is not None else [])
+    merged: Dict[Tuple[str, Optional[str], Step, Tuple[str, ...], Tuple[str, ...]], List[str]] = {}
+    for (kind, schema, step, who, name), columns in columns_of.items():
+        merged.setdefault((kind, schema, step, who, tuple(sorted(columns))), []).append(name)
+    changes: List[Tuple[Tuple[Any, ...], Change]] = []
+    for (kind, schema, step, who, on_columns), names in merged.items():
+        names.sort()
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            order = (_ACTION_ORDER[step.action], step.grantor is None, _KIND_ORDER.index(kind), schema or "", who, step.privileges, on_columns, batch)
+            changes.append((order, _change(database, kind, schema, step, who, on_columns, batch)))
+    return [change for _order, change in sorted(changes, key=lambda pair: pair[0])]
+
+
+def _change(
+    database: Optional[str],
+    kind: str,
+    schema: Optional[str],
+    step: Step,
+    grantees: Sequence[str],
+    columns: Sequence[str],
+    names: Sequence[str],
+) -> Change:
+    sign = "+" if step.action == _GRANT else "-"
+    described = describe(kind, schema, names) + (f" ({', '.join(columns)})" if columns else "")
+    option = " WITH GRANT OPTION" if step.grant_option else " GRANT OPTION" if step.action == _REVOKE_OPTION else ""
+    words = f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + option for privilege in step.privileges)
+    if step.grantor:
+        words += f" (granted by {step.grantor})"
+    if step.passed_on:
+        words += f" (and what it had passed on: {'; '.join(step.passed_on)})"
+    count = len(names) * len(grantees) * len(step.privileges) * max(1, len(columns))
+    return Change(
+        object=described,
+        words=words,
+        statement=_statement(kind, schema, step, grantees, columns, names),
+        database=database,
+        granted=count if step.action == _GRANT else 0,
+        revoked=0 if step.action == _GRANT else count + len(step.passed_on) * len(names),
+    )
+
+
+def _statement(
+    kind: str, schema: Optional[str], step: Step, grantees: Sequence[str], columns: Sequence[str], names: Sequence[str]
+) -> Any:
+    target = f" ON {_SQL_KINDS[kind]} "
+    on_columns = (
+        st.compose(" ({})", st.listed([st.identifier(column) for column in columns])) if columns else st.keywords("")
+    )
+    privileges = st.listed([st.compose("{}{}", st.keywords(privilege), on_columns) for privilege in step.privileges])
+    preposition = " TO " if step.action == _GRANT else " FROM "
+    ending = " WITH GRANT OPTION" if step.grant_option else " CASCADE" if step.passed_on else ""
+    statement = st.compose(
+        "{} {}{}{}{}{}{}",
+        st.keywords(step.action),
+        privileges,
+        st.keywords(target),
+        st.listed([qualified(kind, schema, name) for name in names]),
+        st.keywords(preposition),
+        st.listed([st.role(grantee) for grantee in grantees]),
+        st.keywords(ending),
+    )
+    if step.grantor is None:
+        return statement
+    # Only the grantor itself can take back what it gave: GRANTED BY accepts nobody else for privileges on objects.
+    return st.compose("SET LOCAL ROLE {}; {}; RESET ROLE", st.identifier(step.grantor), statement)
+
+
+def qualified(kind: str, schema: Optional[str], name: str) -> Any:
+    """The object's name in a statement."""
+    if kind in (FUNCTION, LARGE_OBJECT):
+        return st.keywords(name)  # printed by the server: a regprocedure, an OID
+    if kind == PARAMETER:
+        return st.identifier(*name.split("."))
+    if kind == SCHEMA or schema is None:
+        return st.identifier(name)
+    return st.identifier(schema, name)
+
+
+def describe(kind: str, schema: Optional[str], names: Sequence[str]) -> str:
+    """The objects for a person: all names as long as they fit in a line or two."""
+    shown = [name if kind in (SCHEMA, FUNCTION) or schema is None else f"{schema}.{name}" for name in names]
+    if len(shown) > 8:
+        return f"{len(shown)} {kind}s {', '.join(shown[:3])} ... {shown[-1]}"
+    return f"{kind} {', '.join(shown)}"
+

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declared and actual owners -> OWNER TO statements, and what the change of owner does to the ACLs. Pure: no connection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..core import statements as st
+from ..core.plan import Change
+from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, AclEntry, ObjectClass
+from .reconcile_grants import describe, qualified
+from .scope import Scope
+
+_ALTER_RELATION: Mapping[str, str] = {
+    "r": "TABLE",
+    "p": "TABLE",
+    "v": "VIEW",
+    "m": "MATERIALIZED VIEW",
+    "f": "FOREIGN TABLE",
+    "S": "SEQUENCE",
+}
+_ALTER_OTHER: Mapping[str, str] = {DATABASE: "DATABASE", SCHEMA: "SCHEMA", FUNCTION: "ROUTINE", TYPE: "TYPE", TABLESPACE: "TABLESPACE"}
+_WITH_OBJECTS_OWNER = frozenset({TABLE, SEQUENCE, FUNCTION, TYPE})
+
+
+def declared_owner(scope: Scope, objects: ObjectClass, owners: Mapping[Tuple[str, str], Optional[str]]) -> str:
+    """The owner that the objects shall have. owners: (kind, name) -> owner of the databases and schemas that the policy names."""
+    if not objects.extension:
+        schema = scope.schemas.get((objects.database or "", objects.schema or ""))
+        if objects.kind in (DATABASE, SCHEMA):
+            declared = owners.get((objects.kind, objects.name or ""))
+            if declared:
+                return declared
+        elif objects.kind in _WITH_OBJECTS_OWNER and schema is not None and schema.objects_owner:
+            return schema.objects_owner
+    return scope.reassigned.get(objects.owner, objects.owner)
+
+
+def plan_owners(
+    scope: Scope, database: Optional[str], objects: Sequence[ObjectClass], owners: Mapping[Tuple[str, str], Optional[str]]
+) -> Tuple[List[Change], List[ObjectClass], bool]:
+    """The statements, the objects as they will be afterwards, and whether names are missing that the statements need."""
+    changes: List[Change] = []
+    after: List[ObjectClass] = []
+    incomplete = False
+    for each in objects:
+        owner = declared_owner(scope, each, owners)
+        if owner == each.owner:
+            after.append(each)
+            continue
+        after.append(replace(each, owner=owner, acl=_with_new_owner(each.acl, each.owner, owner)))
+        if each.column is not None or each.linked or each.kind not in (*_ALTER_OTHER, TABLE, SEQUENCE):
+            continue  # columns and linked sequences follow their table
+        incomplete = incomplete or each.names is None
+        changes.extend(_change(database, each, name, owner) for name in each.names or ())
+    return sorted(changes, key=lambda change: (change.object, change.words)), after, incomplete
+
+
+def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> Tuple[AclEntry, ...]:
+    """The ACL as PostgreSQL rewrites it: the old owner becomes the new one, as grantee and as grantor, and doubles merge."""
+    merged: Dict[Tuple[str, str, str], bool] = {}
+    for entry in acl:
+        grantee, grantor = (new if name == old else name for name in (entry.grantee, entry.grantor))
+        key = (grantee, grantor, entry.privilege)
+        merged[key] = merged.get(key, False) or entry.grantable
+    return tuple(AclEntry(grantee, grantor, privilege, option) for (grantee, grantor, privilege), option in sorted(merged.items()))
+
+
+def _change(database: Optional[str], objects: ObjectClass, name: str, owner: str) -> Change:
+    described = describe(objects.kind, objects.schema, [name])
+    return Change(
+        object=described,
+        words=f"{described}: owner {objects.owner} -> {owner}",
+        statement=st.compose(
+            "ALTER {} {} OWNER TO {}",
+            st.keywords(_ALTER_OTHER.get(objects.kind) or _ALTER_RELATION[objects.relkind]),
+            qualified(objects.kind, objects.schema, name),
+            st.identifier(owner),
+        ),
+        database=database,
+    )

@@ -1,0 +1,272 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declared and actual roles, passwords, settings and memberships -> CREATE, ALTER and DROP ROLE, GRANT and REVOKE. Pure: no connection."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..core import scram
+from ..core import statements as st
+from ..core.plan import Change
+from .catalog import Cluster
+from .model import Membership, Role
+from .scope import Scope
+
+_FLAGS: Sequence[Tuple[str, str]] = (
+    ("superuser", "SUPERUSER"),
+    ("login", "LOGIN"),
+    ("createdb", "CREATEDB"),
+    ("createrole", "CREATEROLE"),
+    ("inherit", "INHERIT"),
+    ("replication", "REPLICATION"),
+    ("bypassrls", "BYPASSRLS"),
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_BLANK = Role(
+    "", False, False, False, False, True, False, False, -1, "infinity", None, password=""
+)  # what CREATE ROLE without options makes
+
+
+def plan_roles(scope: Scope, cluster: Cluster, iterations: Optional[int]) -> List[Change]:
+    """Roles with their attributes, passwords, comments and server-wide settings. iterations: of new SCRAM verifiers, None for the server's own."""
+    changes: List[Change] = []
+    for role in scope.policy.roles:
+        actual = cluster.roles.get(role.name)
+        changes.extend(_attributes(role, actual))
+        changes.extend(_password(role, actual, cluster, iterations))
+        if role.comment is not None and role.comment != (actual.comment or "" if actual else ""):
+            changes.append(
+                Change(
+                    f"role {role.name}",
+                    f"role {role.name}: comment",
+                    st.compose("COMMENT ON ROLE {} IS {}", st.identifier(role.name), st.literal(role.comment or None)),
+                )
+            )
+    return changes
+
+
+def _attributes(role: Role, actual: Optional[Role]) -> List[Change]:
+    before = actual or _BLANK
+    words: List[str] = []
+    options: List[Any] = []
+    for attribute, word in _FLAGS:
+        wanted = getattr(role, attribute)
+        if wanted is not None and wanted != getattr(before, attribute):
+            words.append(word if wanted else "NO" + word)
+            options.append(st.keywords(words[-1]))
+    if role.connection_limit is not None and role.connection_limit != before.connection_limit:
+        words.append(f"CONNECTION LIMIT {role.connection_limit}")
+        options.append(st.compose("CONNECTION LIMIT {}", st.literal(role.connection_limit)))
+    if role.valid_until is not None and role.valid_until != before.valid_until:
+        until = timestamp(role.valid_until)
+        words.append(f"VALID UNTIL {until}")
+        options.append(st.compose("VALID UNTIL {}", st.literal(until)))
+    if actual is not None and not options:
+        return []
+    listed = st.compose("{}", _spaced(options))
+    verb = "ALTER" if actual else "CREATE"
+    told = " ".join(words) if actual else f"created{' ' if words else ''}{' '.join(words)}"
+    return [
+        Change(
+            f"role {role.name}",
+            f"role {role.name}: {told}",
+            st.compose("{} ROLE {}{}", st.keywords(verb), st.identifier(role.name), listed),
+        )
+    ]
+
+
+def _spaced(options: Sequence[Any]) -> Any:
+    text = st.keywords("")
+    for option in options:
+        text = st.compose("{} {}", text, option)
+    return text
+
+
+def timestamp(microseconds: str) -> str:
+    """A model's valid_until as PostgreSQL reads it."""
+    if microseconds == "infinity":
+        return microseconds
+    return (_EPOCH + timedelta(microseconds=int(microseconds))).isoformat(sep=" ")
+
+
+def _password(role: Role, actual: Optional[Role], cluster: Cluster, iterations: Optional[int]) -> List[Change]:
+    stored = actual.password if actual else ""
+    described = f"role {role.name}"
+    if role.has_password is False and stored:
+        return [
+            Change(described, f"{described}: password removed", st.compose("ALTER ROLE {} PASSWORD NULL", st.identifier(role.name)))
+        ]
+    if not role.password or stored is None:
+        return []  # nothing declared, or the stored verifier may not be read by this role
+    if stored and scram.kind(stored) == "scram" and scram.matches(role.password, stored, iterations):
+        return []
+    given = role.password if scram.is_verifier(role.password) else scram.verifier(role.password, iterations or cluster.scram_iterations)
+    before = scram.kind(stored)
+    told = "password set" if before == "none" else f"password replaced (was {before})" if before != "scram" else "password changed"
+    return [
+        Change(
+            described,
+            f"{described}: {told}",
+            st.SecretStatement("ALTER ROLE {role} PASSWORD {secret}", st.Secret(given), role=st.identifier(role.name)),
+        )
+    ]
+
+
+def plan_settings(scope: Scope, cluster: Cluster, database: Optional[str], named: Sequence[str]) -> List[Change]:
+    """Per-role settings: server-wide ones (database None, and those for databases that the policy does not name), or those for one database."""
+    changes: List[Change] = []
+    for role in scope.policy.roles:
+        actual_role = cluster.roles.get(role.name)
+        actual = {(place, name.lower()): value for (place, name), value in (actual_role.settings if actual_role else {}).items()}
+        wanted = {(place, name.lower()): value for (place, name), value in role.settings.items()}
+        for key in sorted(set(actual) | set(wanted), key=lambda each: (each[0] or "", each[1])):
+            place, name = key
+            if (place if place in named else None) != database:
+                continue
+            if key in wanted and _comparable(wanted[key]) != _comparable(actual.get(key)):
+                changes.append(_setting(role.name, place, name, wanted[key], database))
+            elif key not in wanted and scope.mode != "additive":
+                changes.append(_setting(role.name, place, name, None, database))
+    return changes
+
+
+def _comparable(value: object) -> object:
+    return ("",) if value == () else value
+
+
+def _setting(role: str, place: Optional[str], name: str, value: object, database: Optional[str]) -> Change:
+    target = st.compose(" IN DATABASE {}", st.identifier(place)) if place is not None else st.keywords("")
+    parts = (st.identifier(role), target, st.identifier(*name.split(".")))
+    where = f" in database {place}" if place is not None else ""
+    if value is None:
+        return Change(f"role {role}", f"role {role}: setting {name}{where} reset", st.compose("ALTER ROLE {}{} RESET {}", *parts), database)
+    elements = [str(element) for element in value] or [""] if isinstance(value, tuple) else [str(value)]
+    return Change(
+        f"role {role}",
+        f"role {role}: setting {name}{where} = {', '.join(elements)}",
+        st.compose("ALTER ROLE {}{} SET {} TO {}", *parts, st.listed([st.literal(element) for element in elements])),
+        database,
+    )
+
+
+def plan_memberships(scope: Scope, cluster: Cluster) -> List[Change]:
+    """Memberships of the declared roles: superfluous ones go first, so that no cycle and no dependency is in the way."""
+    wanted = {(entry.member, entry.role): entry for role in scope.policy.roles for entry in role.member_of}
+    actual: Dict[Tuple[str, str], List[Membership]] = {}
+    for entry in cluster.memberships:
+        actual.setdefault((entry.member, entry.role), []).append(entry)
+    revocations: List[Membership] = []
+    grants: List[Change] = []
+    for pair in sorted(set(actual) | set(wanted)):
+        entries = actual.get(pair, [])
+        if pair in wanted:
+            keep = _kept(wanted[pair], entries, cluster.bootstrap)
+            if scope.mode != "additive":
+                revocations.extend(entry for entry in entries if entry is not keep and not _is_creators(entry, cluster))
+            grants.extend(_membership_grant(scope, wanted[pair], keep))
+        elif _may_revoke_membership(scope, pair):
+            revocations.extend(entry for entry in entries if not _is_creators(entry, cluster))
+    return [_membership_revocation(scope, entry) for entry in _leaves_first(revocations)] + grants
+
+
+def _may_revoke_membership(scope: Scope, pair: Tuple[str, str]) -> bool:
+    member, _role = pair
+    if scope.mode == "additive":
+        return False
+    if member in scope.managed:
+        return True
+    return scope.mode == "authoritative" and member not in scope.superusers and not scope.is_protected(member)
+
+
+def _is_creators(entry: Membership, cluster: Cluster) -> bool:
+    """The ADMIN membership that PostgreSQL 16+ gives a CREATEROLE role in what it creates; without it the role could manage nothing."""
+    return entry.member == cluster.applying and entry.grantor == cluster.bootstrap and entry.admin
+
+
+def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> Optional[Membership]:
+    candidates = [entry for entry in entries if wanted.grantor in (None, entry.grantor) or entry.grantor is None]
+    return min(candidates, key=lambda entry: (entry.grantor != bootstrap, entry.grantor or ""), default=None)
+
+
+def _membership_grant(scope: Scope, wanted: Membership, keep: Optional[Membership]) -> List[Change]:
+    if scope.major >= 16:
+        options = {"ADMIN": wanted.admin, "INHERIT": wanted.inherit is not False, "SET": wanted.set is not False}
+        before = {"ADMIN": keep.admin, "INHERIT": keep.inherit, "SET": keep.set} if keep else None
+        if scope.mode == "additive" and before and all(before[name] or not options[name] for name in options):
+            return []
+        if options == before:
+            return []
+        listed = ", ".join(f"{name} {'TRUE' if value else 'FALSE'}" for name, value in options.items())
+        return [_membership_change(wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+ ({listed})")]
+    if keep is None or (wanted.admin and not keep.admin):
+        ending = " WITH ADMIN OPTION" if wanted.admin else ""
+        return [_membership_change(wanted, "GRANT", "", ending, None, f"+{ending}")]
+    if keep.admin and not wanted.admin and scope.mode != "additive":
+        return [_membership_change(wanted, "REVOKE", "ADMIN OPTION FOR ", "", None, "- ADMIN OPTION")]
+    return []
+
+
+def _membership_revocation(scope: Scope, entry: Membership) -> Change:
+    return _membership_change(entry, "REVOKE", "", "", entry.grantor if scope.major >= 16 else None, "-")
+
+
+def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, grantor: Optional[str], told: str) -> Change:
+    by = st.compose(" GRANTED BY {}", st.identifier(grantor)) if grantor else st.keywords("")
+    return Change(
+        object=f"role {entry.role}",
+        words=f"{entry.member}: member of {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
+        statement=st.compose(
+            "{} {}{} {} {}{}{}",
+            st.keywords(verb),
+            st.keywords(prefix),
+            st.identifier(entry.role),
+            st.keywords("TO" if verb == "GRANT" else "FROM"),
+            st.identifier(entry.member),
+            st.keywords(ending),
+            by,
+        ),
+        granted=1 if verb == "GRANT" else 0,
+        revoked=0 if verb == "GRANT" else 1,
+    )
+
+
+def _leaves_first(entries: Sequence[Membership]) -> List[Membership]:
+    """What a member has granted goes before the member itself does (PostgreSQL 16+ keeps grantors)."""
+    left = sorted(entries, key=lambda entry: (entry.role, entry.member, entry.grantor or ""))
+    ordered: List[Membership] = []
+    while left:
+        granting = {(entry.role, entry.grantor) for entry in left}
+        ready = [entry for entry in left if (entry.role, entry.member) not in granting] or left
+        ordered.extend(ready)
+        left = [entry for entry in left if entry not in ready]
+    return ordered
+
+
+def plan_removals(scope: Scope, cluster: Cluster) -> List[Change]:
+    """The last step: the roles that are to be absent. PostgreSQL refuses to drop a role on which anything depends."""
+    return [
+        Change(f"role {role.name}", f"role {role.name}: dropped", st.compose("DROP ROLE {}", st.identifier(role.name)))
+        for role in scope.policy.absent_roles
+        if role.name in cluster.roles
+    ]
+
+
+def password_notes(scope: Scope, cluster: Cluster) -> List[str]:
+    """What a person should know of the passwords that this run leaves as they are."""
+    notes: List[str] = []
+    for role in scope.policy.roles:
+        actual = cluster.roles.get(role.name)
+        if role.password and actual is not None and actual.password is None:
+            notes.append(f"the stored verifier of role {role.name} may not be read by {cluster.applying}, so its password was left as it is")
+        elif not role.password and role.login and role.has_password is None and actual is not None and actual.password is not None:
+            found = scram.kind(actual.password)
+            if found == "md5":
+                notes.append(f"role {role.name} has an md5 password; give it one in the policy, and it becomes SCRAM-SHA-256")
+    return notes
+
+
+def attributes_of(roles: Mapping[str, Role], name: str) -> Role:
+    """The role as it is, or as CREATE ROLE without options would make it."""
+    return roles.get(name, _BLANK)

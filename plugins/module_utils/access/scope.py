@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the policy decides over, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Dict, FrozenSet, List, Mapping, Optional, Tuple
+
+from .catalog import Cluster
+from .model import (
+    DATABASE,
+    FUNCTION,
+    LANGUAGE,
+    PARAMETER,
+    PUBLIC,
+    SCHEMA,
+    SEQUENCE,
+    TABLE,
+    TABLESPACE,
+    TYPE,
+    VIEW,
+    Grant,
+    ObjectClass,
+    Policy,
+    Schema,
+)
+
+MODES = ("managed", "additive", "authoritative")
+
+_NOT_BY_SCHEMA = frozenset({DATABASE, LANGUAGE, TABLESPACE, PARAMETER})
+_PUBLIC_KINDS = frozenset({SCHEMA, TABLE, SEQUENCE, FUNCTION})
+
+# What users write for the types whose names PostgreSQL prints in full.
+_TYPE_ALIASES: Mapping[str, str] = {
+    "int": "integer",
+    "int2": "smallint",
+    "int4": "integer",
+    "int8": "bigint",
+    "bool": "boolean",
+    "varchar": "character varying",
+    "char": "character",
+    "decimal": "numeric",
+    "float4": "real",
+    "float8": "double precision",
+    "float": "double precision",
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+    "time": "time without time zone",
+    "timetz": "time with time zone",
+    "varbit": "bit varying",
+}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The policy with what is needed to say whether a right on the server is its business."""
+
+    policy: Policy
+    mode: str
+    version: int
+    managed: FrozenSet[str]
+    superusers: FrozenSet[str]
+    protected: Tuple[str, ...]
+    schemas: Mapping[Tuple[str, str], Schema]
+    grants: Mapping[Tuple[Optional[str], str, Optional[str]], Tuple[Grant, ...]]
+    reassigned: Mapping[str, str]
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return self.version // 10000
+
+    def is_protected(self, role: str) -> bool:
+        """Whether the role is never touched, by its name."""
+        return any(fnmatchcase(role, pattern) for pattern in self.protected)
+
+    def may_revoke(self, objects: ObjectClass, grantee: str, privilege: str) -> bool:
+        """Whether a right that the policy does not give is to be taken from the grantee."""
+        if self.mode == "additive" or grantee == objects.owner:
+            return False
+        if grantee in self.managed:
+            return not objects.extension or self._named(objects)
+        if objects.extension or grantee in self.superusers or self.is_protected(grantee):
+            return False
+        if grantee == PUBLIC:
+            return self._may_revoke_from_public(objects, privilege)
+        if self.mode == "authoritative":
+            return True
+        return objects.schema is not None and (objects.database, objects.schema) in self.schemas
+
+    def _may_revoke_from_public(self, objects: ObjectClass, privilege: str) -> bool:
+        if objects.kind == DATABASE:
+            return True
+        if objects.kind not in _PUBLIC_KINDS:
+            return self._named(objects) and any(PUBLIC in grant.grantees for grant in self.grants_on(objects))
+        if self.mode == "authoritative" or (objects.database, objects.schema) in self.schemas:
+            return True
+        # A schema that the policy does not name keeps PUBLIC's USAGE, but on "public" nobody may plant objects (CVE-2018-1058).
+        return objects.kind == SCHEMA and objects.schema == "public" and privilege == "CREATE"
+
+    def _named(self, objects: ObjectClass) -> bool:
+        return any(grant.names is not None for grant in self.grants_on(objects))
+
+    def grants_on(self, objects: ObjectClass) -> List[Grant]:
+        """The policy's grants that select these objects, column grants included."""
+        kinds = (objects.kind, VIEW) if objects.kind == TABLE and objects.relkind in ("v", "m") else (objects.kind,)
+        schema = None if objects.kind in _NOT_BY_SCHEMA else objects.schema
+        return [
+            grant for kind in kinds for grant in self.grants.get((objects.database, kind, schema), ()) if self._selects(grant, objects)
+        ]
+
+    def _selects(self, grant: Grant, objects: ObjectClass) -> bool:
+        if objects.kind in (DATABASE, SCHEMA):
+            return True
+        if grant.names is not None:
+            return objects.name is not None and any(self._matches(item, objects) for item in grant.names)
+        if objects.extension or self._left_to_parent(objects):
+            return False
+        return not any(self._matches(item, objects) for item in grant.excluding)
+
+    def _left_to_parent(self, objects: ObjectClass) -> bool:
+        schema = self.schemas.get((objects.database or "", objects.schema or ""))
+        return objects.partition and (schema is None or schema.partitions == "parent")
+
+    def _matches(self, item: str, objects: ObjectClass) -> bool:
+        if objects.name is None:
+            return False
+        if objects.kind == FUNCTION:
+            bare = objects.name.rpartition("(")[0]
+            if "(" in item:
+                return normalized_signature(item) == objects.name
+            return like(item, bare)
+        if "*" in item and self._left_to_parent(objects):
+            return False
+        return like(item, objects.name)
+
+
+def like(item: str, name: str) -> bool:
+    """Whether the name is the item, in which '*' stands for any run of characters."""
+    if "*" not in item:
+        return item == name
+    first, *middle, last = item.split("*")
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    rest = name[len(first) : len(name) - len(last)]
+    for part in middle:
+        _before, found, rest = rest.partition(part) if part else ("", "x", rest)
+        if not found:
+            return False
+    return True
+
+
+def normalized_signature(signature: str) -> str:
+    """'f(int,text)' as PostgreSQL prints it: 'f(integer, text)'."""
+    name, _parenthesis, arguments = signature.rpartition("(")
+    types = [part.strip() for part in arguments.rstrip(") ").split(",") if part.strip()]
+    full = []
+    for each in types:
+        base, brackets = (each[: each.index("[")], each[each.index("[") :]) if "[" in each else (each, "")
+        full.append(_TYPE_ALIASES.get(base.lower(), base) + brackets)
+    return f"{name.strip()}({', '.join(full)})"
+
+
+def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: Tuple[str, ...]) -> Scope:
+    """The scope of a policy on a server. A superuser whom the policy makes an ordinary role is in it."""
+    declared = {role.name: role for role in policy.roles}
+    superusers = {
+        name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)
+    }
+    grants: Dict[Tuple[Optional[str], str, Optional[str]], List[Grant]] = {}
+    for grant in policy.grants:
+        grants.setdefault((grant.database, grant.kind, grant.schema), []).append(grant)
+    return Scope(
+        policy=policy,
+        mode=mode,
+        version=cluster.version,
+        managed=frozenset(declared) | {role.name for role in policy.absent_roles},
+        superusers=frozenset(superusers),
+        protected=protected,
+        schemas={(database.name, schema.name): schema for database in policy.databases for schema in database.schemas},
+        grants={key: tuple(value) for key, value in grants.items()},
+        reassigned={role.name: role.reassign_to for role in policy.absent_roles if role.reassign_to},
+    )

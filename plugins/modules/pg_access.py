@@ -1,0 +1,242 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Roles, memberships, privileges and owners of a server as a policy declares them."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_access
+short_description: Make roles, privileges and owners exactly what a policy says
+version_added: 1.0.0
+author:
+  - The bulwark.postgresql authors (@bulwark-project)
+description:
+  - Takes one document for the whole server and all its databases, reads the catalogs, and makes roles, memberships, privileges, default
+    privileges and owners exactly what the document says, with one transaction for each database.
+  - Missing roles, databases and schemas that the document declares are created. Databases, schemas and objects are never dropped.
+  - Each transaction ends with a second reading. If something is still left to do then, it is rolled back and the module fails.
+  - On a standby the module changes nothing and says so.
+extends_documentation_fragment:
+  - bulwark.postgresql.login
+  - bulwark.postgresql.login.attributes
+options:
+  policy:
+    description:
+      - The document. Its keys are C(roles), C(profiles), C(grants) and C(databases).
+      - The role C(bulwark.postgresql.pg_users) takes the same keys as variables with the prefix C(pg_users_).
+      - The page C(docs/access.md) of the collection describes every key.
+    type: dict
+    required: true
+  passwords:
+    description:
+      - Role name to password. A plain password is turned into a SCRAM-SHA-256 verifier before it leaves the host that the module runs on. A
+        verifier is used as it is.
+      - Each is compared with the stored verifier by that one's own salt, so that an unchanged password is no change.
+    type: dict
+    default: {}
+  mode:
+    description:
+      - V(managed) is exact for the roles and schemas that the policy names and leaves the rest alone.
+      - V(additive) grants what is missing and revokes nothing.
+      - V(authoritative) is exact for every role but superusers and O(protected_roles) in the databases that the policy names.
+    type: str
+    choices: [managed, additive, authoritative]
+    default: managed
+  scram_iterations:
+    description: Iterations of new SCRAM verifiers. Stored ones with another count are replaced. Without it, new verifiers get the server's setting.
+    type: int
+  lock_timeout:
+    description: How many milliseconds a statement may wait for a lock.
+    type: int
+    default: 5000
+  lock_retries:
+    description: How often a transaction that got no lock is tried again, with growing pauses.
+    type: int
+    default: 5
+  max_revoke_share:
+    description: A plan that revokes more than this share of the existing privileges, and at least 100, is refused.
+    type: float
+    default: 0.5
+  allow_mass_revoke:
+    description: Allow a plan to exceed O(max_revoke_share).
+    type: bool
+    default: false
+  protected_roles:
+    description: Patterns of names of roles that keep what they have unless the policy names them.
+    type: list
+    elements: str
+    default: [pg_*, rds*, cloudsql*, azure*, alloydb*]
+  path_prefix:
+    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
+    type: str
+    default: ""
+seealso:
+  - module: bulwark.postgresql.pg_access_info
+  - name: Privileges
+    description: PostgreSQL's documentation of privileges.
+    link: https://www.postgresql.org/docs/current/ddl-priv.html
+"""
+
+EXAMPLES = r"""
+- name: Three least-privilege users of one schema
+  bulwark.postgresql.pg_access:
+    login_unix_socket: /var/run/postgresql
+    passwords:
+      app_service: "{{ vault_app_service_password }}"
+      readonly_user: "{{ vault_readonly_user_password }}"
+    policy:
+      roles:
+        app_service: {}
+        readonly_user: {connection_limit: 10}
+        migration_user: {login: true}
+      databases:
+        shop:
+          schemas:
+            app:
+              owner: migration_user
+              profiles:
+                app_service: app_service
+                migration_user: migration
+                readonly_user: readonly
+  become: true
+  become_user: postgres
+"""
+
+RETURN = r"""
+plan:
+  description: The changes in the order in which they are (or would be) made.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - database: shop
+      object: table app.orders
+      change: "readonly_user: table app.orders  -UPDATE"
+      sql: REVOKE UPDATE ON TABLE "app"."orders" FROM "readonly_user"
+      secret: false
+sql:
+  description: The statements of the plan in order. Passwords are shown as asterisks.
+  returned: success
+  type: list
+  elements: str
+  sample: ['GRANT SELECT ON TABLE "app"."orders" TO "readonly_user"']
+msg:
+  description: What was done, in one line.
+  returned: success
+  type: str
+  sample: "Made 3 changes (server 1, shop 2): 4 privileges granted, 1 revoked"
+granted:
+  description: How many privileges the plan gives, over all objects and roles.
+  returned: success
+  type: int
+  sample: 4
+revoked:
+  description: How many privileges the plan takes.
+  returned: success
+  type: int
+  sample: 1
+retries:
+  description: How often a transaction was tried again because a lock was held.
+  returned: success
+  type: int
+  sample: 0
+in_recovery:
+  description: Whether the server is a standby.
+  returned: success
+  type: bool
+  sample: false
+skipped_reason:
+  description: Why nothing was done although the plan is not empty.
+  returned: on a standby
+  type: str
+  sample: in recovery
+server_version:
+  description: The server's version number, as in the setting server_version_num.
+  returned: success
+  type: int
+  sample: 180006
+mistakes:
+  description: The mistakes in the policy, each with its place.
+  returned: when the policy is wrong
+  type: list
+  elements: dict
+  sample:
+    - path: pg_users_roles.app_service.logn
+      message: 'unknown key (did you mean "login"?)'
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.converge import Convergence, Options, summary
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Patience
+
+OPTIONS: Dict[str, Dict[str, Any]] = {
+    "policy": {"type": "dict", "required": True},
+    "passwords": {"type": "dict", "default": {}, "no_log": True},
+    "mode": {"type": "str", "choices": ["managed", "additive", "authoritative"], "default": "managed"},
+    "scram_iterations": {"type": "int"},
+    "lock_timeout": {"type": "int", "default": 5000},
+    "lock_retries": {"type": "int", "default": 5},
+    "max_revoke_share": {"type": "float", "default": 0.5},
+    "allow_mass_revoke": {"type": "bool", "default": False},
+    "protected_roles": {"type": "list", "elements": "str", "default": ["pg_*", "rds*", "cloudsql*", "azure*", "alloydb*"]},
+    "path_prefix": {"type": "str", "default": ""},
+}
+
+
+def converge(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+    """Plan, apply unless in check mode or on a standby, and return the module's result."""
+    params = module.params
+    policy = read_policy(params["policy"], params["passwords"], params["mode"], params["path_prefix"])
+    options = Options(
+        mode=params["mode"],
+        protected=tuple(params["protected_roles"]),
+        iterations=params["scram_iterations"],
+        max_revoke_share=params["max_revoke_share"],
+        allow_mass_revoke=params["allow_mass_revoke"],
+        patience=Patience(params["lock_timeout"], params["lock_retries"]),
+        path_prefix=params["path_prefix"],
+    )
+    convergence = Convergence(server, policy, options)
+    planned = convergence.plan()
+    plan = planned.whole
+    with server.connect() as session:
+        data = plan.as_data(session)
+    result: Dict[str, Any] = {
+        "changed": bool(plan),
+        "plan": data,
+        "sql": [change["sql"] for change in data],
+        "diff": {"prepared": plan.diff()},
+        "granted": plan.granted,
+        "revoked": plan.revoked,
+        "retries": 0,
+        "in_recovery": planned.in_recovery,
+        "server_version": planned.version,
+    }
+    for note in planned.notes:
+        module.warn(note)
+    if not plan:
+        result["msg"] = "Everything is as declared"
+    elif module.check_mode:
+        result["msg"] = f"Would make {summary(planned)}"
+    elif planned.in_recovery:
+        result.update(changed=False, skipped_reason="in recovery", msg=f"skipped: in recovery; the primary needs {summary(planned)}")
+    else:
+        result["retries"] = convergence.apply(planned)
+        result["msg"] = f"Made {summary(planned)}"
+    return result
+
+
+def main() -> None:
+    """The module's entry point."""
+    run(OPTIONS, converge)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The roles, privileges and owners of a live server as a policy, and who can do what."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_access_info
+short_description: Read roles, privileges and owners of a server as a policy
+version_added: 1.0.0
+author:
+  - The bulwark.postgresql authors (@bulwark-project)
+description:
+  - Reads a live server and returns the document that M(bulwark.postgresql.pg_access) takes, so that a team can begin with what it has.
+  - Returns who can do what, as data and as a table.
+  - Only reads, in read-only transactions. Works on a standby.
+extends_documentation_fragment:
+  - bulwark.postgresql.login
+  - bulwark.postgresql.login.info_attributes
+options:
+  databases:
+    description: The databases to look into. Without it, every database that allows connections and is no template.
+    type: list
+    elements: str
+  matrix_roles:
+    description: The roles to show in the matrix. Without it, all but superusers and PostgreSQL's own.
+    type: list
+    elements: str
+seealso:
+  - module: bulwark.postgresql.pg_access
+"""
+
+EXAMPLES = r"""
+- name: Read the policy that the server has now
+  bulwark.postgresql.pg_access_info:
+    login_unix_socket: /var/run/postgresql
+    databases: [shop]
+  become: true
+  become_user: postgres
+  register: access
+
+- name: Show who can do what
+  ansible.builtin.debug:
+    msg: "{{ access.matrix_text.splitlines() }}"
+"""
+
+RETURN = r"""
+policy:
+  description:
+    - The document of the server as it is. Passwords, rights that were not given by the owner, and rights on extension members are not in it.
+  returned: success
+  type: dict
+  sample: {roles: {app_service: {login: true}}, databases: {shop: {owner: migration_user}}}
+matrix:
+  description: What each role may do with each object, by itself, by membership or as PUBLIC.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - database: shop
+      role: readonly_user
+      kind: table
+      object: app.orders
+      privileges: [SELECT]
+matrix_text:
+  description: The same as an aligned table with PostgreSQL's abbreviations.
+  returned: success
+  type: str
+  sample: |
+    database  kind   object      readonly_user
+    shop      table  app.orders  r
+server_version:
+  description: The server's version number, as in the setting server_version_num.
+  returned: success
+  type: int
+  sample: 180006
+in_recovery:
+  description: Whether the server is a standby.
+  returned: success
+  type: bool
+  sample: false
+"""
+
+from typing import Any, Dict, List
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.inspect import inspect
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.matrix import as_text
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+
+OPTIONS: Dict[str, Dict[str, Any]] = {
+    "databases": {"type": "list", "elements": "str"},
+    "matrix_roles": {"type": "list", "elements": "str"},
+}
+
+
+def read(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+    """The module's result."""
+    found = inspect(server, module.params["databases"], module.params["matrix_roles"])
+    entries: List[Dict[str, Any]] = found["matrix"]
+    return {"changed": False, **found, "matrix_text": as_text(entries)}
+
+
+def main() -> None:
+    """The module's entry point."""
+    run(OPTIONS, read)
+
+
+if __name__ == "__main__":
+    main()
