@@ -166,17 +166,19 @@ mistakes:
       message: 'unknown key (did you mean "login"?)'
 """
 
-from typing import Any, Dict
-
-from ansible.module_utils.basic import AnsibleModule
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.converge import Convergence, Options, summary
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Patience
 
-OPTIONS: Dict[str, Dict[str, Any]] = {
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+    from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
+
+OPTIONS: dict[str, dict[str, Any]] = {
     "policy": {"type": "dict", "required": True},
     "passwords": {"type": "dict", "default": {}, "no_log": True},
     "mode": {"type": "str", "choices": ["managed", "additive", "authoritative"], "default": "managed"},
@@ -190,7 +192,7 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def converge(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode or on a standby, and return the module's result."""
     params = module.params
     policy = read_policy(params["policy"], params["passwords"], params["mode"], params["path_prefix"])
@@ -208,7 +210,7 @@ def converge(module: AnsibleModule, server: Server) -> Dict[str, Any]:
     plan = planned.whole
     with server.connect() as session:
         data = plan.as_data(session)
-    result: Dict[str, Any] = {
+    result: dict[str, Any] = {
         "changed": bool(plan),
         "plan": data,
         "sql": [change["sql"] for change in data],

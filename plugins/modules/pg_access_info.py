@@ -82,25 +82,27 @@ in_recovery:
   sample: false
 """
 
-from typing import Any, Dict, List
-
-from ansible.module_utils.basic import AnsibleModule
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.inspect import inspect
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.matrix import as_text
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
 
-OPTIONS: Dict[str, Dict[str, Any]] = {
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+    from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
+
+OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "list", "elements": "str"},
     "matrix_roles": {"type": "list", "elements": "str"},
 }
 
 
-def read(module: AnsibleModule, server: Server) -> Dict[str, Any]:
+def read(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """The module's result."""
     found = inspect(server, module.params["databases"], module.params["matrix_roles"])
-    entries: List[Dict[str, Any]] = found["matrix"]
+    entries: list[dict[str, Any]] = found["matrix"]
     return {"changed": False, **found, "matrix_text": as_text(entries)}
 
 

@@ -9,9 +9,8 @@ A NULL ACL stands for the built-in default, so acldefault() takes its place (Pos
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
-from ..core.database import Database
 from .model import (
     FOREIGN_DATA_WRAPPER,
     FOREIGN_SERVER,
@@ -30,6 +29,11 @@ from .model import (
     ObjectClass,
     Role,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..core.database import Database
 
 BOOTSTRAP_SUPERUSER = 10  # the OID of the role that initdb made
 
@@ -63,8 +67,8 @@ class DatabaseFacts:
 
     name: str
     owner: str
-    acl: Tuple[AclEntry, ...]
-    comment: Optional[str]
+    acl: tuple[AclEntry, ...]
+    comment: str | None
     connectable: bool
     template: bool
 
@@ -78,12 +82,12 @@ class Cluster:
     applying: str
     bootstrap: str
     roles: Mapping[str, Role]
-    memberships: Tuple[Membership, ...]
+    memberships: tuple[Membership, ...]
     databases: Mapping[str, DatabaseFacts]
-    objects: Tuple[ObjectClass, ...]
+    objects: tuple[ObjectClass, ...]
     scram_iterations: int
     passwords_readable: bool
-    holdings: Tuple[Holding, ...] = ()
+    holdings: tuple[Holding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Holding:
 
     role: str
     what: str
-    database: Optional[str]
+    database: str | None
     count: int
 
 
@@ -105,23 +109,23 @@ class Contents:
     """
 
     database: str
-    schemas: Mapping[str, Tuple[str, Optional[str]]]
-    objects: Tuple[ObjectClass, ...]
-    default_acls: Mapping[Tuple[str, Optional[str], str], Tuple[AclEntry, ...]]
-    columns: Mapping[Tuple[str, str], FrozenSet[str]] = field(default_factory=dict)
-    owned: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    schemas: Mapping[str, tuple[str, str | None]]
+    objects: tuple[ObjectClass, ...]
+    default_acls: Mapping[tuple[str, str | None, str], tuple[AclEntry, ...]]
+    columns: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    owned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What to read in detail. patterns: (kind, schema, LIKE pattern) of objects to read one by one; tables: (schema, table) whose columns to list."""
 
-    patterns: FrozenSet[Tuple[str, str, str]] = frozenset()
-    tables: FrozenSet[Tuple[str, str]] = frozenset()
-    owners: FrozenSet[str] = frozenset()
+    patterns: frozenset[tuple[str, str, str]] = frozenset()
+    tables: frozenset[tuple[str, str]] = frozenset()
+    owners: frozenset[str] = frozenset()
     with_names: bool = False
 
-    def pairs(self, kind: str) -> Tuple[List[str], List[str]]:
+    def pairs(self, kind: str) -> tuple[list[str], list[str]]:
         """The schemas and LIKE patterns of one kind, as two parallel lists."""
         chosen = sorted((schema, pattern) for of_kind, schema, pattern in self.patterns if of_kind == kind)
         return [schema for schema, _pattern in chosen], [pattern for _schema, pattern in chosen]
@@ -137,7 +141,7 @@ def split_setting(name: str, value: str) -> object:
     """A parameter's value as the model holds it: a tuple of elements for a list parameter, otherwise the text."""
     if name not in LIST_PARAMETERS:
         return value
-    elements: List[str] = []
+    elements: list[str] = []
     current, quoted = "", False
     for character in value:
         if character == '"':
@@ -158,7 +162,7 @@ def _unquoted(element: str) -> str:
     return element
 
 
-def _acl(exploded: Optional[Sequence[Sequence[Any]]], names: Mapping[int, str]) -> Tuple[AclEntry, ...]:
+def _acl(exploded: Sequence[Sequence[Any]] | None, names: Mapping[int, str]) -> tuple[AclEntry, ...]:
     entries = (
         AclEntry(names.get(grantee, str(grantee)), names.get(grantor, str(grantor)), privilege, grantable)
         for grantee, grantor, privilege, grantable in exploded or ()
@@ -174,9 +178,9 @@ def _exploded(acl: str) -> str:
     )
 
 
-def role_names(database: Database) -> Dict[int, str]:
+def role_names(database: Database) -> dict[int, str]:
     """OID -> name of every role, and 0 for PUBLIC."""
-    names: Dict[int, str] = {oid: name for oid, name in database.query("SELECT oid::bigint, rolname FROM pg_catalog.pg_roles")}
+    names: dict[int, str] = dict(database.query("SELECT oid::bigint, rolname FROM pg_catalog.pg_roles"))
     names[0] = PUBLIC
     return names
 
@@ -201,7 +205,7 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
     )
 
 
-def _roles(database: Database, names: Mapping[int, str], readable: bool) -> Dict[str, Role]:
+def _roles(database: Database, names: Mapping[int, str], readable: bool) -> dict[str, Role]:
     settings = _role_settings(database, names)
     table, password = ("pg_authid", "coalesce(r.rolpassword, '')") if readable else ("pg_roles", "NULL")
     rows = database.query(
@@ -230,8 +234,8 @@ def _roles(database: Database, names: Mapping[int, str], readable: bool) -> Dict
     }
 
 
-def _role_settings(database: Database, names: Mapping[int, str]) -> Dict[str, Dict[Tuple[Optional[str], str], object]]:
-    settings: Dict[str, Dict[Tuple[Optional[str], str], object]] = {}
+def _role_settings(database: Database, names: Mapping[int, str]) -> dict[str, dict[tuple[str | None, str], object]]:
+    settings: dict[str, dict[tuple[str | None, str], object]] = {}
     for role, place, items in database.query(
         "SELECT s.setrole::bigint, d.datname, s.setconfig FROM pg_catalog.pg_db_role_setting s"
         " LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase WHERE s.setrole <> 0"
@@ -243,11 +247,9 @@ def _role_settings(database: Database, names: Mapping[int, str]) -> Dict[str, Di
     return settings
 
 
-def _memberships(database: Database, names: Mapping[int, str]) -> Tuple[Membership, ...]:
+def _memberships(database: Database, names: Mapping[int, str]) -> tuple[Membership, ...]:
     options = "m.inherit_option, m.set_option" if database.major >= 16 else "NULL, NULL"
-    rows = database.query(
-        f"SELECT m.roleid::bigint, m.member::bigint, m.grantor::bigint, m.admin_option, {options} FROM pg_catalog.pg_auth_members m"
-    )
+    rows = database.query(f"SELECT m.roleid::bigint, m.member::bigint, m.grantor::bigint, m.admin_option, {options} FROM pg_catalog.pg_auth_members m")
     found = (
         Membership(
             role=names[role],
@@ -262,7 +264,7 @@ def _memberships(database: Database, names: Mapping[int, str]) -> Tuple[Membersh
     return tuple(sorted(found, key=lambda entry: (entry.member, entry.role, entry.grantor or "")))
 
 
-def _databases(database: Database, names: Mapping[int, str]) -> Dict[str, DatabaseFacts]:
+def _databases(database: Database, names: Mapping[int, str]) -> dict[str, DatabaseFacts]:
     rows = database.query(
         "SELECT d.datname, d.datdba::bigint, "
         + _exploded("coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))")
@@ -270,8 +272,7 @@ def _databases(database: Database, names: Mapping[int, str]) -> Dict[str, Databa
         " FROM pg_catalog.pg_database d ORDER BY d.datname"
     )
     return {
-        name: DatabaseFacts(name, names[owner], _acl(acl, names), comment, connectable, template)
-        for name, owner, acl, comment, connectable, template in rows
+        name: DatabaseFacts(name, names[owner], _acl(acl, names), comment, connectable, template) for name, owner, acl, comment, connectable, template in rows
     }
 
 
@@ -287,7 +288,7 @@ def _cluster_objects(database: Database, names: Mapping[int, str]) -> Iterable[O
             yield ObjectClass(PARAMETER, names[BOOTSTRAP_SUPERUSER], _acl(acl, names), name=name, names=(name,))
 
 
-def _holdings(database: Database, roles: Sequence[str]) -> Tuple[Holding, ...]:
+def _holdings(database: Database, roles: Sequence[str]) -> tuple[Holding, ...]:
     if not roles:
         return ()
     rows = database.query(
@@ -315,7 +316,7 @@ def read_contents(database: Database, wanted: Wanted) -> Contents:
     )
 
 
-def _schemas(database: Database, names: Mapping[int, str]) -> Tuple[Dict[str, Tuple[str, Optional[str]]], List[ObjectClass]]:
+def _schemas(database: Database, names: Mapping[int, str]) -> tuple[dict[str, tuple[str, str | None]], list[ObjectClass]]:
     rows = database.query(
         "SELECT n.nspname, n.nspowner::bigint, "
         + _exploded("coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))")
@@ -338,7 +339,7 @@ def _extension_members(catalog: str) -> str:
     )
 
 
-def _named(name: str, parameters: Dict[str, Any], kind: str, wanted: Wanted, *spellings: str) -> str:
+def _named(name: str, parameters: dict[str, Any], kind: str, wanted: Wanted, *spellings: str) -> str:
     """SQL for the name of an object that matches one of the wanted patterns, else NULL."""
     schemas, patterns = wanted.pairs(kind)
     if not patterns:
@@ -353,7 +354,7 @@ def _named(name: str, parameters: Dict[str, Any], kind: str, wanted: Wanted, *sp
 
 def _relations(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
     for kind, relkinds in ((TABLE, "'r', 'p', 'v', 'm', 'f'"), (SEQUENCE, "'S'")):
-        parameters: Dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         name = _named("c.relname::text", parameters, kind, wanted)
         # A sequence that belongs to a column (serial or identity) has no owner of its own to change.
         linked = (
@@ -415,7 +416,7 @@ def _columns(database: Database, names: Mapping[int, str], _wanted: Wanted) -> I
 
 
 def _functions(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
-    parameters: Dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     signature = "p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')'"
     name = _named(signature, parameters, FUNCTION, wanted, "p.proname::text", signature)
     # regprocedure prints a quoted and qualified name, the only text from the catalogs that goes into a statement as it is.
@@ -449,7 +450,7 @@ def _or_default(acl: str, letter: str, owner: str) -> str:
 
 
 def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
-    parameters: Dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     name = _named("t.typname::text", parameters, TYPE, wanted)
     members = "pg_catalog.array_agg(t.typname::text)" if wanted.with_names else "NULL::text[]"
     # Array, multirange and table row types have no privileges of their own.
@@ -520,17 +521,15 @@ def _large_objects(database: Database, names: Mapping[int, str], wanted: Wanted)
         )
 
 
-def _default_acls(database: Database, names: Mapping[int, str]) -> Dict[Tuple[str, Optional[str], str], Tuple[AclEntry, ...]]:
+def _default_acls(database: Database, names: Mapping[int, str]) -> dict[tuple[str, str | None, str], tuple[AclEntry, ...]]:
     rows = database.query(
         f"SELECT a.defaclrole::bigint, n.nspname, a.defaclobjtype, {_exploded('a.defaclacl')}"
         " FROM pg_catalog.pg_default_acl a LEFT JOIN pg_catalog.pg_namespace n ON n.oid = a.defaclnamespace"
     )
-    return {
-        (names[owner], schema, DEFAULT_ACL_TYPES[objects]): _acl(acl, names) for owner, schema, objects, acl in rows if objects in DEFAULT_ACL_TYPES
-    }
+    return {(names[owner], schema, DEFAULT_ACL_TYPES[objects]): _acl(acl, names) for owner, schema, objects, acl in rows if objects in DEFAULT_ACL_TYPES}
 
 
-def _column_names(database: Database, tables: FrozenSet[Tuple[str, str]]) -> Dict[Tuple[str, str], FrozenSet[str]]:
+def _column_names(database: Database, tables: frozenset[tuple[str, str]]) -> dict[tuple[str, str], frozenset[str]]:
     if not tables:
         return {}
     ordered = sorted(tables)
@@ -545,10 +544,10 @@ def _column_names(database: Database, tables: FrozenSet[Tuple[str, str]]) -> Dic
     return {(schema, table): frozenset(columns) for schema, table, columns in rows}
 
 
-def _owned(database: Database, roles: Sequence[str]) -> Dict[str, Tuple[str, ...]]:
+def _owned(database: Database, roles: Sequence[str]) -> dict[str, tuple[str, ...]]:
     if not roles:
         return {}
-    owned: Dict[str, Set[str]] = {}
+    owned: dict[str, set[str]] = {}
     for role, description in database.query(
         "SELECT r.rolname, pg_catalog.pg_describe_object(s.classid, s.objid, s.objsubid) FROM pg_catalog.pg_shdepend s"
         " JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"

@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import TYPE_CHECKING
 
 from ..core.errors import Mistake, nearest
-from .catalog import Cluster, Contents
 from .model import (
     FUNCTION,
     LARGE_OBJECT,
@@ -23,10 +22,15 @@ from .privileges import COLUMN, missing_in_version
 from .reconcile_defaults import KIND_OF_TYPE
 from .scope import Scope, like, normalized_signature
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from .catalog import Cluster, Contents
+
 _SUPPORTED = range(14, 19)
 
 
-def cluster_mistakes(scope: Scope, cluster: Cluster) -> List[Mistake]:
+def cluster_mistakes(scope: Scope, cluster: Cluster) -> list[Mistake]:
     """Mistakes that can be seen without looking into any database."""
     policy = scope.policy
     mistakes = list(_unknown_roles(policy, cluster))
@@ -54,30 +58,26 @@ def _unknown(path: str, kind: str, name: str, known: Iterable[str]) -> Mistake:
     return Mistake(path, f'{kind} "{name}" does not exist{nearest(name, known)}')
 
 
-def _references(policy: Policy) -> Iterator[Tuple[str, str]]:
+def _references(policy: Policy) -> Iterator[tuple[str, str]]:
     """Every role that the policy speaks of, with the place."""
     for role in policy.roles:
         for membership in role.member_of:
-            yield membership.path or role.path, membership.role
-            if membership.grantor:
-                yield membership.path or role.path, membership.grantor
+            yield from _given(membership.path or role.path, membership.role, membership.grantor)
     for absent in policy.absent_roles:
-        if absent.reassign_to:
-            yield absent.path, absent.reassign_to
+        yield from _given(absent.path, absent.reassign_to)
     for database in policy.databases:
-        if database.owner:
-            yield f"{database.path}.owner", database.owner
+        yield from _given(f"{database.path}.owner", database.owner)
         for schema in database.schemas:
-            for key, owner in (("owner", schema.owner), ("objects_owner", schema.objects_owner)):
-                if owner:
-                    yield f"{schema.path}.{key}", owner
+            yield from _given(f"{schema.path}.owner", schema.owner)
+            yield from _given(f"{schema.path}.objects_owner", schema.objects_owner)
     for grant in policy.grants:
-        for grantee in grant.grantees:
-            yield grant.path, grantee
+        yield from _given(grant.path, *grant.grantees)
     for default in policy.default_grants:
-        yield default.path, default.owner
-        for grantee in default.grantees:
-            yield default.path, grantee
+        yield from _given(default.path, default.owner, *default.grantees)
+
+
+def _given(path: str, *names: str | None) -> Iterator[tuple[str, str]]:
+    return ((path, name) for name in names if name is not None)
 
 
 def _unknown_roles(policy: Policy, cluster: Cluster) -> Iterator[Mistake]:
@@ -105,7 +105,7 @@ def _version_mistakes(scope: Scope) -> Iterator[Mistake]:
             yield Mistake(default.path, f"privilege {privilege} exists from PostgreSQL {since}; this server is {scope.major}")
 
 
-def _membership_mistakes(scope: Scope, inherit: Optional[bool], membership: Membership) -> Iterator[Mistake]:
+def _membership_mistakes(scope: Scope, inherit: bool | None, membership: Membership) -> Iterator[Mistake]:
     if scope.major >= 16:
         return
     if membership.grantor is not None:
@@ -131,26 +131,26 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
             yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
         elif holding.database is not None and holding.database not in named:
             told = "owns" if holding.what == "owns" else "holds privileges on"
-            yield Mistake(role.path, f'{told} {holding.count} objects in {place}; add that database to the policy (an empty entry is enough)')
+            yield Mistake(role.path, f"{told} {holding.count} objects in {place}; add that database to the policy (an empty entry is enough)")
 
 
-def contents_mistakes(scope: Scope, contents: Contents) -> List[Mistake]:
+def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
     """Names in the grants of one database that nothing there has."""
-    known: Dict[Tuple[str, str], Set[str]] = {}
+    known: dict[tuple[str, str], set[str]] = {}
     for each in contents.objects:
         if each.name is not None and each.column is None:
             known.setdefault((each.kind, each.schema or ""), set()).add(each.name)
             if each.kind == "table" and each.relkind in ("v", "m"):
                 known.setdefault((VIEW, each.schema or ""), set()).add(each.name)
-    mistakes: List[Mistake] = []
+    mistakes: list[Mistake] = []
     for grant in scope.policy.grants:
         if grant.database == contents.database and grant.names is not None:
-            mistakes.extend(_missing_names(scope, grant, known.get((grant.kind, grant.schema or ""), set())))
+            mistakes.extend(_missing_names(grant, known.get((grant.kind, grant.schema or ""), set())))
             mistakes.extend(_missing_columns(grant, contents.columns))
     return mistakes
 
 
-def _missing_names(scope: Scope, grant: Grant, known: Set[str]) -> Iterator[Mistake]:
+def _missing_names(grant: Grant, known: set[str]) -> Iterator[Mistake]:
     for item in grant.names or ():
         if "*" in item and grant.kind != FUNCTION:
             continue
@@ -164,7 +164,7 @@ def _missing_names(scope: Scope, grant: Grant, known: Set[str]) -> Iterator[Mist
             yield Mistake(grant.path, f'{grant.kind} "{item}" does not exist{place} of database "{grant.database}"{hint}')
 
 
-def _missing_columns(grant: Grant, columns: Mapping[Tuple[str, str], FrozenSet[str]]) -> Iterator[Mistake]:
+def _missing_columns(grant: Grant, columns: Mapping[tuple[str, str], frozenset[str]]) -> Iterator[Mistake]:
     for item in grant.names or ():
         existing = columns.get((grant.schema or "", item))
         for column in grant.columns if existing is not None else ():

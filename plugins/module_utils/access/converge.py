@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple
+from typing import TYPE_CHECKING
 
-from ..core.database import Database as Session
-from ..core.database import Server
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.plan import Patience, Plan, apply_in_transaction
 from .catalog import Cluster, Contents, read_cluster, read_contents
 from .checks import cluster_mistakes, contents_mistakes
 from .guard import check_revocations, count_existing, lockout_mistakes
-from .model import Database, Policy
 from .reconcile import (
     contents_of_new,
     facts_of_new,
@@ -27,14 +24,19 @@ from .reconcile import (
 from .reconcile_roles import password_notes
 from .scope import Scope, scope_of
 
+if TYPE_CHECKING:
+    from ..core.database import Database as Session
+    from ..core.database import Server
+    from .model import Database, Policy
+
 
 @dataclass(frozen=True)
 class Options:
     """How to read the policy and how to apply it. iterations: of new SCRAM verifiers, None for the server's own setting."""
 
     mode: str = "managed"
-    protected: Tuple[str, ...] = ()
-    iterations: Optional[int] = None
+    protected: tuple[str, ...] = ()
+    iterations: int | None = None
     max_revoke_share: float = 0.5
     allow_mass_revoke: bool = False
     patience: Patience = field(default_factory=Patience)
@@ -47,9 +49,9 @@ class Planned:
 
     before: Plan
     creations: Plan
-    databases: Tuple[Tuple[Database, Plan], ...]
+    databases: tuple[tuple[Database, Plan], ...]
     removals: Plan
-    notes: Tuple[str, ...]
+    notes: tuple[str, ...]
     version: int
     in_recovery: bool
 
@@ -78,7 +80,7 @@ class Convergence:
         mistakes = cluster_mistakes(scope, cluster)
         if mistakes:
             raise PolicyError(mistakes, self._options.path_prefix)
-        databases: List[Tuple[Database, Plan]] = []
+        databases: list[tuple[Database, Plan]] = []
         existing = len(cluster.memberships)
         for database in self._policy.databases:
             part, contents, found = self._plan_database(scope, cluster, database)
@@ -107,7 +109,7 @@ class Convergence:
     def _scope(self, cluster: Cluster) -> Scope:
         return scope_of(self._policy, self._options.mode, cluster, self._options.protected)
 
-    def _plan_database(self, scope: Scope, cluster: Cluster, database: Database) -> Tuple[Plan, Contents, List[Mistake]]:
+    def _plan_database(self, scope: Scope, cluster: Cluster, database: Database) -> tuple[Plan, Contents, list[Mistake]]:
         facts = cluster.databases.get(database.name)
         if facts is not None:
             with self._server.connect(database.name) as session, session.reading():
@@ -120,7 +122,7 @@ class Convergence:
         plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)
 
-    def _plan_session(self, scope: Scope, cluster: Cluster, database: Database, session: Session) -> Tuple[Plan, Contents]:
+    def _plan_session(self, scope: Scope, cluster: Cluster, database: Database, session: Session) -> tuple[Plan, Contents]:
         """The plan for the database of the session; names are read only where a change needs them."""
         facts = cluster.databases[database.name]
         contents = read_contents(session, wanted_details(scope, database.name))
@@ -133,7 +135,7 @@ class Convergence:
     def apply(self, planned: Planned) -> int:
         """Execute the plan; returns the number of retries. What a failure leaves undone is told by the error, part by part."""
         retries = 0
-        done: List[str] = []
+        done: list[str] = []
         try:
             if planned.before or planned.creations:
                 retries += self._apply_cluster(planned)
@@ -144,9 +146,7 @@ class Convergence:
                     done.append(f'database "{database.name}"')
             if planned.removals:
                 with self._server.connect() as session:
-                    retries += apply_in_transaction(
-                        session, planned.removals.changes, lambda: self._removals_left(session), self._options.patience
-                    )
+                    retries += apply_in_transaction(session, planned.removals.changes, lambda: self._removals_left(session), self._options.patience)
         except BulwarkError as error:
             if not done:
                 raise

@@ -7,7 +7,7 @@ What the document cannot say is left out: passwords, rights given by somebody el
 
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
 from .catalog import Cluster, Contents, DatabaseFacts, Wanted
 from .model import (
@@ -31,6 +31,9 @@ from .model import (
 from .reconcile_defaults import BUILT_IN
 from .reconcile_roles import timestamp
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 _KEYS: Mapping[str, str] = {
     TABLE: "tables",
     SEQUENCE: "sequences",
@@ -46,7 +49,7 @@ _KEYS: Mapping[str, str] = {
 _FLAGS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
 _IN_SCHEMAS = (TABLE, SEQUENCE, FUNCTION, TYPE)
 
-Right = Tuple[str, Tuple[str, ...], bool]  # grantee, privileges, with grant option
+Right = tuple[str, tuple[str, ...], bool]  # grantee, privileges, with grant option
 
 
 def everything(schemas: Iterable[str]) -> Wanted:
@@ -55,12 +58,12 @@ def everything(schemas: Iterable[str]) -> Wanted:
     return Wanted(frozenset(patterns), with_names=True)
 
 
-def document(cluster: Cluster, contents: Sequence[Contents]) -> Dict[str, Any]:
+def document(cluster: Cluster, contents: Sequence[Contents]) -> dict[str, Any]:
     """The whole document: roles, cluster-wide grants and the databases that were read."""
     roles = {name: _role(role, cluster) for name, role in sorted(cluster.roles.items()) if _is_users(name, cluster)}
     shared = _grants(cluster.objects, lambda _kind: frozenset())
     databases = {each.database: _database(cluster, cluster.databases[each.database], each) for each in contents}
-    found: Dict[str, Any] = {"roles": roles, "databases": databases}
+    found: dict[str, Any] = {"roles": roles, "databases": databases}
     if shared:
         found["grants"] = shared
     return found
@@ -70,8 +73,8 @@ def _is_users(name: str, cluster: Cluster) -> bool:
     return not name.startswith("pg_") and name != cluster.bootstrap
 
 
-def _role(role: Role, cluster: Cluster) -> Dict[str, Any]:
-    found: Dict[str, Any] = {"login": bool(role.login)}
+def _role(role: Role, cluster: Cluster) -> dict[str, Any]:
+    found: dict[str, Any] = {"login": bool(role.login)}
     found.update({flag: True for flag in _FLAGS if getattr(role, flag)})
     if role.inherit is False:
         found["inherit"] = False
@@ -92,7 +95,7 @@ def _role(role: Role, cluster: Cluster) -> Dict[str, Any]:
 
 
 def _membership(entry: Membership, role: Role, cluster: Cluster) -> Any:
-    options: Dict[str, Any] = {"role": entry.role}
+    options: dict[str, Any] = {"role": entry.role}
     if entry.admin:
         options["admin"] = True
     if entry.inherit is not None and not (entry.inherit and role.inherit):
@@ -104,8 +107,8 @@ def _membership(entry: Membership, role: Role, cluster: Cluster) -> Any:
     return entry.role if len(options) == 1 else options
 
 
-def _database(cluster: Cluster, facts: DatabaseFacts, contents: Contents) -> Dict[str, Any]:
-    found: Dict[str, Any] = {"owner": facts.owner}
+def _database(cluster: Cluster, facts: DatabaseFacts, contents: Contents) -> dict[str, Any]:
+    found: dict[str, Any] = {"owner": facts.owner}
     if facts.comment:
         found["comment"] = facts.comment
     itself = ObjectClass(DATABASE, facts.owner, facts.acl, facts.name, None, facts.name, (facts.name,))
@@ -122,9 +125,9 @@ def _database(cluster: Cluster, facts: DatabaseFacts, contents: Contents) -> Dic
     return found
 
 
-def _schema(contents: Contents, schema: ObjectClass) -> Dict[str, Any]:
+def _schema(contents: Contents, schema: ObjectClass) -> dict[str, Any]:
     name = schema.name or ""
-    found: Dict[str, Any] = {"owner": schema.owner}
+    found: dict[str, Any] = {"owner": schema.owner}
     comment = contents.schemas[name][1]
     if comment:
         found["comment"] = comment
@@ -133,7 +136,7 @@ def _schema(contents: Contents, schema: ObjectClass) -> Dict[str, Any]:
     if len(owners) == 1:
         found["objects_owner"] = owners.pop()
 
-    def all_of(kind: str) -> FrozenSet[str]:
+    def all_of(kind: str) -> frozenset[str]:
         return frozenset(each.name or "" for each in objects if each.kind == kind and each.column is None and not each.partition)
 
     grants = [_entry(right, {}) for right in _rights(schema)] + _grants(objects, all_of)
@@ -145,9 +148,9 @@ def _schema(contents: Contents, schema: ObjectClass) -> Dict[str, Any]:
     return found
 
 
-def _rights(objects: ObjectClass) -> List[Right]:
+def _rights(objects: ObjectClass) -> list[Right]:
     """The rights that the owner has given to others, grouped by grantee."""
-    grouped: Dict[Tuple[str, bool], Set[str]] = {}
+    grouped: dict[tuple[str, bool], set[str]] = {}
     for entry in objects.acl:
         built_in = objects.kind in (TYPE, LANGUAGE) and entry.grantee == PUBLIC
         if entry.grantee != objects.owner and entry.grantor == objects.owner and not built_in:
@@ -155,17 +158,17 @@ def _rights(objects: ObjectClass) -> List[Right]:
     return sorted((grantee, tuple(sorted(privileges)), option) for (grantee, option), privileges in grouped.items())
 
 
-def _grants(objects: Iterable[ObjectClass], all_of: Any) -> List[Dict[str, Any]]:
+def _grants(objects: Iterable[ObjectClass], all_of: Any) -> list[dict[str, Any]]:
     """Grant entries: objects with the same right share one, and say 'all' where they are all of their schema."""
-    by_right: Dict[Tuple[str, Right, Optional[str], Tuple[str, ...]], Set[str]] = {}
-    columns: Dict[Tuple[str, Right], Set[str]] = {}
+    by_right: dict[tuple[str, Right, str | None, tuple[str, ...]], set[str]] = {}
+    columns: dict[tuple[str, Right], set[str]] = {}
     for each in objects:
         for right in _rights(each):
             if each.column is not None:
                 columns.setdefault((each.name or "", right), set()).add(each.column)
             else:
                 by_right.setdefault((each.kind, right, None, ()), set()).add(each.name or "")
-    entries: List[Dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for (kind, right, _column, _none), names in sorted(by_right.items(), key=lambda item: (item[0][0], item[0][1])):
         whole = len(names) > 1 and names == all_of(kind)
         entries.append(_entry(right, {_KEYS[kind]: "all" if whole else sorted(names)}))
@@ -174,21 +177,21 @@ def _grants(objects: Iterable[ObjectClass], all_of: Any) -> List[Dict[str, Any]]
     return entries
 
 
-def _entry(right: Right, target: Mapping[str, Any]) -> Dict[str, Any]:
+def _entry(right: Right, target: Mapping[str, Any]) -> dict[str, Any]:
     grantee, privileges, option = right
-    entry: Dict[str, Any] = {"to": grantee, "privileges": list(privileges), **target}
+    entry: dict[str, Any] = {"to": grantee, "privileges": list(privileges), **target}
     if option:
         entry["grant_option"] = True
     return entry
 
 
-def _defaults(contents: Contents, schema: Optional[str], owners: Set[str]) -> List[Dict[str, Any]]:
+def _defaults(contents: Contents, schema: str | None, owners: set[str]) -> list[dict[str, Any]]:
     """Default privileges of one schema, or the global ones. owners: whose PUBLIC rights on functions must be said to stay as they are."""
-    entries: List[Dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for (owner, of_schema, kind), acl in sorted(contents.default_acls.items(), key=lambda item: (item[0][0], item[0][1] or "", item[0][2])):
         if of_schema != schema:
             continue
-        rights: Dict[Tuple[str, bool], Set[str]] = {}
+        rights: dict[tuple[str, bool], set[str]] = {}
         for entry in acl:
             if entry.grantee != owner:
                 rights.setdefault((entry.grantee, entry.grantable), set()).add(entry.privilege)

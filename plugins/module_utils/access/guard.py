@@ -5,22 +5,26 @@
 from __future__ import annotations
 
 import time
-from typing import Dict, Iterable, List, Optional, Set
+from typing import TYPE_CHECKING
 
 from ..core.errors import BulwarkError, Mistake
-from ..core.plan import Plan
-from .catalog import Cluster, DatabaseFacts
 from .model import DATABASE, PUBLIC, ObjectClass, Role
 from .reconcile_grants import declared_rights
-from .scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..core.plan import Plan
+    from .catalog import Cluster, DatabaseFacts
+    from .scope import Scope
 
 # A small database is cleaned up as a whole without further ado.
 _FEW = 100
 
 
-def lockout_mistakes(scope: Scope, cluster: Cluster, facts: Iterable[DatabaseFacts]) -> List[Mistake]:
+def lockout_mistakes(scope: Scope, cluster: Cluster, facts: Iterable[DatabaseFacts]) -> list[Mistake]:
     """What would cut off the role that applies the plan, or every administrator."""
-    mistakes: List[Mistake] = []
+    mistakes: list[Mistake] = []
     applying = cluster.applying
     for absent in scope.policy.absent_roles:
         if absent.name == applying:
@@ -32,17 +36,17 @@ def lockout_mistakes(scope: Scope, cluster: Cluster, facts: Iterable[DatabaseFac
         mistakes.extend(_lost_by(declared[applying], cluster.roles[applying]))
     mistakes.extend(_last_administrator(scope, cluster, declared))
     if not cluster.roles[applying].superuser:
-        for each in facts:
-            if not _may_connect(scope, cluster, each):
-                mistakes.append(
-                    Mistake(f"databases.{each.name}", f'role "{applying}" applies the policy and would lose CONNECT; grant it to that role')
-                )
+        mistakes.extend(
+            Mistake(f"databases.{each.name}", f'role "{applying}" applies the policy and would lose CONNECT; grant it to that role')
+            for each in facts
+            if not _may_connect(scope, cluster, each)
+        )
     return mistakes
 
 
-def _lost_by(role: Role, actual: Role) -> List[Mistake]:
+def _lost_by(role: Role, actual: Role) -> list[Mistake]:
     because = "this role applies the policy and would lose"
-    mistakes: List[Mistake] = []
+    mistakes: list[Mistake] = []
     if role.login is False:
         mistakes.append(Mistake(role.path, f"{because} LOGIN; declare login: true"))
     if actual.superuser and role.superuser is False:
@@ -56,14 +60,10 @@ def _lost_by(role: Role, actual: Role) -> List[Mistake]:
     return mistakes
 
 
-def _last_administrator(scope: Scope, cluster: Cluster, declared: Dict[str, Role]) -> List[Mistake]:
+def _last_administrator(scope: Scope, cluster: Cluster, declared: dict[str, Role]) -> list[Mistake]:
     before = {name for name, role in cluster.roles.items() if role.superuser and role.login}
     absent = {role.name for role in scope.policy.absent_roles}
-    after = {
-        name
-        for name in before - absent
-        if name not in declared or (declared[name].superuser is not False and declared[name].login is not False)
-    }
+    after = {name for name in before - absent if name not in declared or (declared[name].superuser is not False and declared[name].login is not False)}
     after |= {role.name for role in scope.policy.roles if role.superuser and role.login}
     if before and not after:
         return [Mistake("roles", "no superuser that may log in would be left; keep one, or nobody can repair the server")]
@@ -73,22 +73,20 @@ def _last_administrator(scope: Scope, cluster: Cluster, declared: Dict[str, Role
 def _may_connect(scope: Scope, cluster: Cluster, facts: DatabaseFacts) -> bool:
     """Whether the applying role may connect after the plan, by ownership, by PUBLIC, by itself or by a role whose rights it inherits."""
     objects = ObjectClass(DATABASE, facts.owner, facts.acl, facts.name, None, facts.name, (facts.name,))
-    allowed = {
-        entry.grantee for entry in facts.acl if entry.privilege == "CONNECT" and not scope.may_revoke(objects, entry.grantee, "CONNECT")
-    }
+    allowed = {entry.grantee for entry in facts.acl if entry.privilege == "CONNECT" and not scope.may_revoke(objects, entry.grantee, "CONNECT")}
     allowed |= {grantee for grantee, privileges in declared_rights(scope, objects).items() if "CONNECT" in privileges}
     owner = next((each.owner for each in scope.policy.databases if each.name == facts.name and each.owner), facts.owner)
     return bool((allowed | {owner, PUBLIC if PUBLIC in allowed else owner}) & (_inherited(scope, cluster) | {PUBLIC}))
 
 
-def _inherited(scope: Scope, cluster: Cluster) -> Set[str]:
-    edges: Dict[str, Set[str]] = {}
+def _inherited(scope: Scope, cluster: Cluster) -> set[str]:
+    edges: dict[str, set[str]] = {}
     for entry in cluster.memberships:
         if entry.member not in scope.managed and entry.inherit is not False:
             edges.setdefault(entry.member, set()).add(entry.role)
-    for role in scope.policy.roles:
-        edges.setdefault(role.name, set()).update(entry.role for entry in role.member_of if entry.inherit is not False)
-    reached: Set[str] = set()
+    for declared in scope.policy.roles:
+        edges.setdefault(declared.name, set()).update(entry.role for entry in declared.member_of if entry.inherit is not False)
+    reached: set[str] = set()
     frontier = {cluster.applying}
     while frontier:
         role = frontier.pop()
@@ -108,7 +106,7 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
     )
 
 
-def count_existing(scope: Scope, objects: Iterable[ObjectClass], only: Optional[str] = None) -> int:
+def count_existing(scope: Scope, objects: Iterable[ObjectClass], only: str | None = None) -> int:
     """How many privileges others than the owners hold on the objects."""
     return sum(
         each.count * sum(1 for entry in each.acl if entry.grantee != each.owner and entry.grantee not in scope.superusers)

@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..core.database import Server
 from ..core.errors import BulwarkError, nearest
 from .catalog import Cluster, Contents, Wanted, read_cluster, read_contents
 from .generate import document, everything
 from .matrix import matrix
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def inspect(server: Server, databases: Optional[Sequence[str]], roles: Optional[Sequence[str]]) -> Dict[str, Any]:
+    from ..core.database import Server
+
+
+def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:
     """policy, matrix, server_version and in_recovery. Raises BulwarkError for a database that does not exist or cannot be read."""
     with server.connect() as session, session.reading():
         cluster = read_cluster(session)
@@ -26,7 +30,7 @@ def inspect(server: Server, databases: Optional[Sequence[str]], roles: Optional[
     }
 
 
-def _chosen(cluster: Cluster, databases: Optional[Sequence[str]]) -> List[str]:
+def _chosen(cluster: Cluster, databases: Sequence[str] | None) -> list[str]:
     if databases is None:
         return [name for name, facts in cluster.databases.items() if facts.connectable and not facts.template]
     for name in databases:

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
-from .catalog import Cluster, Contents
 from .model import DATABASE, PUBLIC, ObjectClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .catalog import Cluster, Contents
 
 # PostgreSQL's own abbreviations (documentation, "Privileges").
 LETTERS: Mapping[str, str] = {
@@ -29,39 +33,38 @@ LETTERS: Mapping[str, str] = {
 }
 
 
-def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Optional[Sequence[str]] = None) -> List[Dict[str, Any]]:
+def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One entry for each role and object on which it has any privilege: by itself, as the owner, as a member with INHERIT, or as PUBLIC.
 
     Superusers are left out: they may do anything. Columns count as objects of their own.
     """
     chosen = [name for name in (roles or sorted(cluster.roles)) if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))]
     reach = {name: _reach(cluster, name) for name in chosen}
-    entries: List[Dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for database, objects in _objects(cluster, contents):
-        held: Dict[str, Set[str]] = {}
+        held: dict[str, set[str]] = {}
         for entry in objects.acl:
             held.setdefault(entry.grantee, set()).add(entry.privilege)
         for role in chosen:
             privileges = set().union(*(held.get(name, set()) for name in reach[role]))
             if privileges:
                 entries.extend(
-                    {"database": database, "role": role, "kind": objects.kind, "object": name, "privileges": sorted(privileges)}
-                    for name in _names(objects)
+                    {"database": database, "role": role, "kind": objects.kind, "object": name, "privileges": sorted(privileges)} for name in _names(objects)
                 )
     return entries
 
 
-def _skipped(cluster: Cluster, name: str, asked: Optional[Sequence[str]]) -> bool:
+def _skipped(cluster: Cluster, name: str, asked: Sequence[str] | None) -> bool:
     return not asked and (name.startswith("pg_") or bool(cluster.roles[name].superuser))
 
 
-def _reach(cluster: Cluster, role: str) -> Set[str]:
-    edges: Dict[str, Set[str]] = {}
+def _reach(cluster: Cluster, role: str) -> set[str]:
+    edges: dict[str, set[str]] = {}
     for entry in cluster.memberships:
         inherits = entry.inherit if entry.inherit is not None else cluster.roles[entry.member].inherit
         if inherits:
             edges.setdefault(entry.member, set()).add(entry.role)
-    reached: Set[str] = {PUBLIC}
+    reached: set[str] = {PUBLIC}
     frontier = {role}
     while frontier:
         name = frontier.pop()
@@ -70,7 +73,7 @@ def _reach(cluster: Cluster, role: str) -> Set[str]:
     return reached
 
 
-def _objects(cluster: Cluster, contents: Sequence[Contents]) -> Iterable[Tuple[Optional[str], ObjectClass]]:
+def _objects(cluster: Cluster, contents: Sequence[Contents]) -> Iterable[tuple[str | None, ObjectClass]]:
     for each in cluster.objects:
         yield None, each
     for content in contents:
@@ -81,7 +84,7 @@ def _objects(cluster: Cluster, contents: Sequence[Contents]) -> Iterable[Tuple[O
                 yield content.database, each
 
 
-def _names(objects: ObjectClass) -> List[str]:
+def _names(objects: ObjectClass) -> list[str]:
     qualified = objects.schema is not None and objects.kind != "schema"
     return [
         (f"{objects.schema}." if qualified else "") + name + (f".{objects.column}" if objects.column is not None else "")
@@ -92,7 +95,7 @@ def _names(objects: ObjectClass) -> List[str]:
 def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
     """The matrix as an aligned table: an object a line, a role a column, PostgreSQL's letters in the cells."""
     roles = sorted({entry["role"] for entry in entries})
-    cells: Dict[Tuple[str, str, str], Dict[str, str]] = {}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
         row = (entry["database"] or "", entry["kind"], entry["object"])
         cells.setdefault(row, {})[entry["role"]] = "".join(LETTERS.get(privilege, "?") for privilege in entry["privileges"])

@@ -9,7 +9,10 @@ Nothing here knows YAML, SQL or a connection.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import FrozenSet, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PUBLIC = "PUBLIC"
 
@@ -41,10 +44,10 @@ class Membership:
 
     role: str
     member: str
-    grantor: Optional[str] = None
+    grantor: str | None = None
     admin: bool = False
-    inherit: Optional[bool] = None
-    set: Optional[bool] = None
+    inherit: bool | None = None
+    set: bool | None = None
     path: str = field(default="", compare=False)
 
 
@@ -59,20 +62,20 @@ class Role:
     """
 
     name: str
-    login: Optional[bool] = None
-    superuser: Optional[bool] = None
-    createdb: Optional[bool] = None
-    createrole: Optional[bool] = None
-    inherit: Optional[bool] = None
-    replication: Optional[bool] = None
-    bypassrls: Optional[bool] = None
-    connection_limit: Optional[int] = None
-    valid_until: Optional[str] = None
-    comment: Optional[str] = None
-    settings: Mapping[Tuple[Optional[str], str], object] = field(default_factory=dict)
-    member_of: Tuple[Membership, ...] = ()
-    password: Optional[str] = field(default=None, repr=False)
-    has_password: Optional[bool] = None
+    login: bool | None = None
+    superuser: bool | None = None
+    createdb: bool | None = None
+    createrole: bool | None = None
+    inherit: bool | None = None
+    replication: bool | None = None
+    bypassrls: bool | None = None
+    connection_limit: int | None = None
+    valid_until: str | None = None
+    comment: str | None = None
+    settings: Mapping[tuple[str | None, str], object] = field(default_factory=dict)
+    member_of: tuple[Membership, ...] = ()
+    password: str | None = field(default=None, repr=False)
+    has_password: bool | None = None
     path: str = field(default="", compare=False)
 
 
@@ -81,7 +84,7 @@ class AbsentRole:
     """A role that must not exist; what it owns goes to reassign_to, or its removal is refused."""
 
     name: str
-    reassign_to: Optional[str] = None
+    reassign_to: str | None = None
     path: str = field(default="", compare=False)
 
 
@@ -96,13 +99,13 @@ class Grant:
 
     path: str
     kind: str
-    grantees: Tuple[str, ...]
-    privileges: FrozenSet[str]
-    database: Optional[str] = None
-    schema: Optional[str] = None
-    names: Optional[Tuple[str, ...]] = None
-    excluding: Tuple[str, ...] = ()
-    columns: Tuple[str, ...] = ()
+    grantees: tuple[str, ...]
+    privileges: frozenset[str]
+    database: str | None = None
+    schema: str | None = None
+    names: tuple[str, ...] | None = None
+    excluding: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     grant_option: bool = False
 
 
@@ -112,11 +115,11 @@ class DefaultGrant:
 
     path: str
     database: str
-    schema: Optional[str]
+    schema: str | None
     owner: str
     type: str  # one of DEFAULT_TYPES
-    grantees: Tuple[str, ...]
-    privileges: FrozenSet[str]
+    grantees: tuple[str, ...]
+    privileges: frozenset[str]
     grant_option: bool = False
 
 
@@ -126,10 +129,10 @@ class Schema:
 
     path: str
     name: str
-    owner: Optional[str] = None
-    objects_owner: Optional[str] = None
+    owner: str | None = None
+    objects_owner: str | None = None
     partitions: str = "parent"  # or "mirror"
-    comment: Optional[str] = None
+    comment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,23 +141,23 @@ class Database:
 
     path: str
     name: str
-    owner: Optional[str] = None
-    comment: Optional[str] = None
-    template: Optional[str] = None
-    encoding: Optional[str] = None
-    locale: Optional[str] = None
-    schemas: Tuple[Schema, ...] = ()
+    owner: str | None = None
+    comment: str | None = None
+    template: str | None = None
+    encoding: str | None = None
+    locale: str | None = None
+    schemas: tuple[Schema, ...] = ()
 
 
 @dataclass(frozen=True)
 class Policy:
     """The declared document. grants and default_grants hold what the profiles yield, too. Tuples are sorted by name."""
 
-    roles: Tuple[Role, ...] = ()
-    absent_roles: Tuple[AbsentRole, ...] = ()
-    databases: Tuple[Database, ...] = ()
-    grants: Tuple[Grant, ...] = ()
-    default_grants: Tuple[DefaultGrant, ...] = ()
+    roles: tuple[Role, ...] = ()
+    absent_roles: tuple[AbsentRole, ...] = ()
+    databases: tuple[Database, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    default_grants: tuple[DefaultGrant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,12 +181,12 @@ class ObjectClass:
 
     kind: str
     owner: str
-    acl: Tuple[AclEntry, ...]
-    database: Optional[str] = None
-    schema: Optional[str] = None
-    name: Optional[str] = None
-    names: Optional[Tuple[str, ...]] = None
-    column: Optional[str] = None
+    acl: tuple[AclEntry, ...]
+    database: str | None = None
+    schema: str | None = None
+    name: str | None = None
+    names: tuple[str, ...] | None = None
+    column: str | None = None
     relkind: str = ""
     partition: bool = False
     extension: bool = False

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import FrozenSet, Iterable, List, Mapping, Tuple
+from typing import TYPE_CHECKING
 
 from .model import (
     DATABASE,
@@ -22,12 +22,15 @@ from .model import (
     VIEW,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 ALL = "ALL"
 COLUMN = "column"
 
 _RELATION = ("DELETE", "INSERT", "MAINTAIN", "REFERENCES", "SELECT", "TRIGGER", "TRUNCATE", "UPDATE")
 
-WORDS: Mapping[str, Tuple[str, ...]] = {
+WORDS: Mapping[str, tuple[str, ...]] = {
     DATABASE: ("CONNECT", "CREATE", "TEMPORARY"),
     SCHEMA: ("CREATE", "USAGE"),
     TABLE: _RELATION,
@@ -47,7 +50,7 @@ WORDS: Mapping[str, Tuple[str, ...]] = {
 _SINCE: Mapping[str, int] = {"MAINTAIN": 17}  # first major version
 
 
-def expand(privileges: Iterable[str], kind: str, version: int) -> FrozenSet[str]:
+def expand(privileges: Iterable[str], kind: str, version: int) -> frozenset[str]:
     """The privileges with ALL replaced by every word that the server's version knows for the kind. version: as in server_version_num."""
     words = frozenset(privileges)
     if ALL not in words:
@@ -55,6 +58,6 @@ def expand(privileges: Iterable[str], kind: str, version: int) -> FrozenSet[str]
     return frozenset(word for word in WORDS[kind] if _SINCE.get(word, 0) <= version // 10000)
 
 
-def missing_in_version(privileges: Iterable[str], kind: str, version: int) -> List[Tuple[str, int]]:
+def missing_in_version(privileges: Iterable[str], kind: str, version: int) -> list[tuple[str, int]]:
     """Privileges that this version does not know yet, each with the major version it exists from."""
     return sorted((word, _SINCE[word]) for word in privileges if word in WORDS[kind] and _SINCE.get(word, 0) > version // 10000)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING
 
 from ..core import statements as st
 from ..core.plan import Change, Plan
@@ -15,10 +15,14 @@ from .reconcile_defaults import plan_defaults
 from .reconcile_grants import needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
-from .scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .scope import Scope
 
 
-def wanted_details(scope: Scope, database: Optional[str], with_names: bool = False) -> Wanted:
+def wanted_details(scope: Scope, database: str | None, with_names: bool = False) -> Wanted:
     """What the catalog has to read one by one, because the policy names it."""
     patterns = set()
     tables = set()
@@ -38,7 +42,7 @@ def wanted_details(scope: Scope, database: Optional[str], with_names: bool = Fal
     return Wanted(frozenset(patterns), frozenset(tables), owners, with_names)
 
 
-def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: Optional[int]) -> Plan:
+def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: int | None) -> Plan:
     """What comes before the databases: roles, memberships, tablespaces, parameters."""
     named = [database.name for database in scope.policy.databases]
     changes = plan_roles(scope, cluster, iterations)
@@ -50,7 +54,7 @@ def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: Optional[int])
     return Plan(tuple(changes))
 
 
-def _shared_objects(scope: Scope, cluster: Cluster, named: List[str]) -> List[ObjectClass]:
+def _shared_objects(scope: Scope, cluster: Cluster, named: list[str]) -> list[ObjectClass]:
     """Tablespaces and parameters, the parameters that only the policy speaks of, and the databases it does not name but whose owner goes."""
     objects = list(cluster.objects)
     known = {each.name for each in objects if each.kind == PARAMETER}
@@ -67,7 +71,7 @@ def _shared_objects(scope: Scope, cluster: Cluster, named: List[str]) -> List[Ob
     return objects
 
 
-def plan_creation(cluster: Cluster, database: Database) -> List[Change]:
+def plan_creation(cluster: Cluster, database: Database) -> list[Change]:
     """CREATE DATABASE where it is missing; the only statement that cannot run in a transaction."""
     if database.name in cluster.databases:
         return []
@@ -102,10 +106,10 @@ def contents_of_new(template: Contents, name: str) -> Contents:
     return replace(template, database=name, objects=objects, owned={})
 
 
-def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> Tuple[Plan, bool]:
+def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> tuple[Plan, bool]:
     """The plan for one database, and whether it needs the contents read with names."""
     name = database.name
-    changes: List[Change] = []
+    changes: list[Change] = []
     if database.comment is not None and database.comment != (facts.comment or ""):
         changes.append(
             Change(
@@ -120,7 +124,7 @@ def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts
     objects = [_reassigned(scope, each) for each in objects]
     created, new_schemas = _schemas(cluster, database, contents)
     objects += new_schemas
-    owners: Dict[Tuple[str, str], Optional[str]] = {(DATABASE, name): database.owner}
+    owners: dict[tuple[str, str], str | None] = {(DATABASE, name): database.owner}
     owners.update({(SCHEMA, schema.name): schema.owner for schema in database.schemas})
     owned, objects, incomplete = plan_owners(scope, name, objects, owners)
     tables = [each for each in objects if each.column is None]
@@ -132,7 +136,7 @@ def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts
     return Plan(tuple(changes)), incomplete
 
 
-def _reassignments(scope: Scope, contents: Contents) -> List[Change]:
+def _reassignments(scope: Scope, contents: Contents) -> list[Change]:
     return [
         Change(
             f"role {old}",
@@ -155,10 +159,10 @@ def _reassigned(scope: Scope, objects: ObjectClass) -> ObjectClass:
     return after[0]
 
 
-def _schemas(cluster: Cluster, database: Database, contents: Contents) -> Tuple[List[Change], List[ObjectClass]]:
+def _schemas(cluster: Cluster, database: Database, contents: Contents) -> tuple[list[Change], list[ObjectClass]]:
     """CREATE SCHEMA and COMMENT statements, and the schemas to come as objects."""
-    changes: List[Change] = []
-    new: List[ObjectClass] = []
+    changes: list[Change] = []
+    new: list[ObjectClass] = []
     for schema in database.schemas:
         if schema.name not in contents.schemas:
             owner = schema.owner or cluster.applying
@@ -176,7 +180,7 @@ def _schemas(cluster: Cluster, database: Database, contents: Contents) -> Tuple[
     return changes, new
 
 
-def _schema_comment(database: str, schema: Schema, existing: Mapping[str, Tuple[str, Optional[str]]]) -> List[Change]:
+def _schema_comment(database: str, schema: Schema, existing: Mapping[str, tuple[str, str | None]]) -> list[Change]:
     before = existing[schema.name][1] if schema.name in existing else None
     if schema.comment is None or schema.comment == (before or ""):
         return []

@@ -8,16 +8,20 @@ ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES).
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Optional
 
 from ..core import statements as st
 from ..core.plan import Change
-from .catalog import Contents
 from .model import FUNCTION, LARGE_OBJECT, PUBLIC, SCHEMA, SEQUENCE, TABLE, TYPE, AclEntry, DefaultGrant
 from .privileges import expand
-from .scope import Scope
 
-Key = Tuple[str, Optional[str], str]  # owner, schema or None for global, type
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .catalog import Contents
+    from .scope import Scope
+
+Key = tuple[str, Optional[str], str]  # owner, schema or None for global, type
 
 KIND_OF_TYPE: Mapping[str, str] = {
     "tables": TABLE,
@@ -29,12 +33,12 @@ KIND_OF_TYPE: Mapping[str, str] = {
 }
 
 # What PUBLIC gets on new objects when nobody has said otherwise.
-BUILT_IN: Mapping[str, FrozenSet[str]] = {"functions": frozenset({"EXECUTE"}), "types": frozenset({"USAGE"})}
+BUILT_IN: Mapping[str, frozenset[str]] = {"functions": frozenset({"EXECUTE"}), "types": frozenset({"USAGE"})}
 
 
-def declared_defaults(scope: Scope, database: str) -> Dict[Key, Dict[str, Dict[str, bool]]]:
+def declared_defaults(scope: Scope, database: str) -> dict[Key, dict[str, dict[str, bool]]]:
     """Key -> grantee -> privilege -> with grant option."""
-    declared: Dict[Key, Dict[str, Dict[str, bool]]] = {}
+    declared: dict[Key, dict[str, dict[str, bool]]] = {}
     grants: Iterable[DefaultGrant] = (grant for grant in scope.policy.default_grants if grant.database == database)
     for grant in grants:
         of_key = declared.setdefault((grant.owner, grant.schema, grant.type), {})
@@ -45,26 +49,26 @@ def declared_defaults(scope: Scope, database: str) -> Dict[Key, Dict[str, Dict[s
     return declared
 
 
-def plan_defaults(scope: Scope, contents: Contents) -> List[Change]:
+def plan_defaults(scope: Scope, contents: Contents) -> list[Change]:
     """The statements that make the default privileges of one database as declared."""
     declared = declared_defaults(scope, contents.database)
     keys = set(declared) | set(contents.default_acls)
     absent = {role.name for role in scope.policy.absent_roles}
     if absent:
         keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
-    changes: List[Change] = []
+    changes: list[Change] = []
     for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
         actual = _actual(contents.default_acls.get(key), key)
         changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), actual, key[0] in absent))
     return changes
 
 
-def _actual(acl: Optional[Sequence[AclEntry]], key: Key) -> Dict[str, Dict[str, bool]]:
+def _actual(acl: Sequence[AclEntry] | None, key: Key) -> dict[str, dict[str, bool]]:
     owner, schema, kind = key
-    rights: Dict[str, Dict[str, bool]] = {}
+    rights: dict[str, dict[str, bool]] = {}
     if acl is None:
         if schema is None and kind in BUILT_IN:
-            rights[PUBLIC] = {privilege: False for privilege in BUILT_IN[kind]}
+            rights[PUBLIC] = dict.fromkeys(BUILT_IN[kind], False)
         return rights
     for entry in acl:
         if entry.grantee != owner:
@@ -79,11 +83,11 @@ def _plan_key(
     declared: Mapping[str, Mapping[str, bool]],
     actual: Mapping[str, Mapping[str, bool]],
     owner_goes: bool,
-) -> List[Change]:
+) -> list[Change]:
     owner, schema, kind = key
     built_in = BUILT_IN.get(kind, frozenset()) if schema is None else frozenset()
-    changes: List[Change] = []
-    grouped: Dict[Tuple[str, Tuple[str, ...], bool], List[str]] = {}
+    changes: list[Change] = []
+    grouped: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
     for grantee in sorted(set(declared) | set(actual)):
         wanted, given = declared.get(grantee, {}), actual.get(grantee, {})
         if grantee == PUBLIC and PUBLIC not in declared:
@@ -92,7 +96,7 @@ def _plan_key(
         may_revoke = _may_revoke(scope, database, key, grantee)
         extra = {privilege for privilege in given if privilege not in wanted} if may_revoke else set()
         options = {privilege for privilege, option in given.items() if option and wanted.get(privilege) is False} if may_revoke else set()
-        missing: Dict[bool, Set[str]] = {}
+        missing: dict[bool, set[str]] = {}
         for privilege, option in wanted.items():
             if grantee != owner and (privilege not in given or (option and not given[privilege])):
                 missing.setdefault(option, set()).add(privilege)
@@ -122,9 +126,7 @@ def _may_revoke(scope: Scope, database: str, key: Key, grantee: str) -> bool:
     return scope.mode == "authoritative" or (schema is not None and (database, schema) in scope.schemas)
 
 
-def _change(
-    database: str, key: Key, action: str, privileges: Sequence[str], option: bool, grantees: Sequence[str]
-) -> Change:
+def _change(database: str, key: Key, action: str, privileges: Sequence[str], option: bool, grantees: Sequence[str]) -> Change:
     owner, schema, kind = key
     sign = "+" if action == "GRANT" else "-"
     place = f"schema {schema}" if schema is not None else "any schema"

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any
 
 from ..core import statements as st
 from ..core.plan import Change
-from .catalog import Contents
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -28,7 +27,12 @@ from .model import (
     ObjectClass,
 )
 from .privileges import COLUMN, expand
-from .scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .catalog import Contents
+    from .scope import Scope
 
 # Names in one statement: one round trip for many objects without a statement of unbounded length.
 BATCH = 500
@@ -53,7 +57,7 @@ _KIND_ORDER = list(_SQL_KINDS)
 _REVOKE, _REVOKE_OPTION, _GRANT = "REVOKE", "REVOKE GRANT OPTION FOR", "GRANT"
 _ACTION_ORDER = {_REVOKE: 0, _REVOKE_OPTION: 1, _GRANT: 2}
 
-Rights = Dict[str, Dict[str, bool]]  # grantee -> privilege -> with grant option
+Rights = dict[str, dict[str, bool]]  # grantee -> privilege -> with grant option
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,14 @@ class Step:
     """A grant or a revocation for one class of objects; steps that differ only in grantee or objects become one statement."""
 
     action: str
-    privileges: Tuple[str, ...]
+    privileges: tuple[str, ...]
     grantee: str
     grant_option: bool = False
-    grantor: Optional[str] = None  # where it is not the owner
-    passed_on: Tuple[str, ...] = ()  # what goes with it because the grantee had passed it on
+    grantor: str | None = None  # where it is not the owner
+    passed_on: tuple[str, ...] = ()  # what goes with it because the grantee had passed it on
 
 
-def declared_rights(scope: Scope, objects: ObjectClass, grants: Optional[Iterable[Grant]] = None) -> Rights:
+def declared_rights(scope: Scope, objects: ObjectClass, grants: Iterable[Grant] | None = None) -> Rights:
     """What the policy gives on these objects (or, for a column, on that column)."""
     rights: Rights = {}
     kind = COLUMN if objects.column is not None else objects.kind
@@ -83,11 +87,11 @@ def declared_rights(scope: Scope, objects: ObjectClass, grants: Optional[Iterabl
     return rights
 
 
-def steps_for(scope: Scope, objects: ObjectClass, gone: FrozenSet[Tuple[str, str]] = frozenset()) -> List[Step]:
+def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str]] = frozenset()) -> list[Step]:
     """What turns the actual rights on the objects into the declared ones. gone: (grantee, privilege) that an earlier statement has taken."""
     declared = declared_rights(scope, objects)
-    given: Dict[Tuple[str, str], bool] = {}
-    by_others: List[AclEntry] = []
+    given: dict[tuple[str, str], bool] = {}
+    by_others: list[AclEntry] = []
     for entry in objects.acl:
         if (entry.grantee, entry.privilege) in gone:
             continue
@@ -97,25 +101,25 @@ def steps_for(scope: Scope, objects: ObjectClass, gone: FrozenSet[Tuple[str, str
             by_others.append(entry)
     satisfied = {(entry.grantee, entry.privilege) for entry in by_others} if scope.mode == "additive" else set()
     taken, kept = _taken(scope, objects, declared, given)
-    steps = _revocations(scope, objects, declared, taken, by_others)
-    additions: Dict[Tuple[str, bool], Set[str]] = {}
+    steps = _revocations(scope, objects, taken, by_others)
+    additions: dict[tuple[str, bool], set[str]] = {}
     for grantee, privileges in declared.items():
         for privilege, option in privileges.items():
             key = (grantee, privilege)
-            option = option and grantee != objects.owner
-            if key in satisfied or (key in kept and (kept[key] or not option)):
+            with_option = option and grantee != objects.owner
+            if key in satisfied or (key in kept and (kept[key] or not with_option)):
                 continue
-            additions.setdefault((grantee, option), set()).add(privilege)
+            additions.setdefault((grantee, with_option), set()).add(privilege)
     steps.extend(Step(_GRANT, tuple(sorted(privileges)), grantee, option) for (grantee, option), privileges in additions.items())
     return steps
 
 
 def _taken(
-    scope: Scope, objects: ObjectClass, declared: Rights, given: Mapping[Tuple[str, str], bool]
-) -> Tuple[Dict[Tuple[str, str], str], Dict[Tuple[str, str], bool]]:
+    scope: Scope, objects: ObjectClass, declared: Rights, given: Mapping[tuple[str, str], bool]
+) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], bool]]:
     """Which of the owner's grants go (with the action for each) and which stay."""
-    taken: Dict[Tuple[str, str], str] = {}
-    kept: Dict[Tuple[str, str], bool] = {}
+    taken: dict[tuple[str, str], str] = {}
+    kept: dict[tuple[str, str], bool] = {}
     for (grantee, privilege), grantable in given.items():
         key = (grantee, privilege)
         option = declared.get(grantee, {}).get(privilege)
@@ -132,33 +136,28 @@ def _taken(
 def _revocations(
     scope: Scope,
     objects: ObjectClass,
-    declared: Rights,
-    taken: Mapping[Tuple[str, str], str],
+    taken: Mapping[tuple[str, str], str],
     by_others: Sequence[AclEntry],
-) -> List[Step]:
-    passed_on: Dict[Tuple[str, str], List[str]] = {}
-    steps: List[Step] = []
+) -> list[Step]:
+    passed_on: dict[tuple[str, str], list[str]] = {}
+    steps: list[Step] = []
     for entry in by_others:
         source = _cascade_source(entry, taken, by_others)
         if source is not None:
             passed_on.setdefault(source, []).append(f"{entry.grantee} -{entry.privilege}")
         elif scope.may_revoke(objects, entry.grantee, entry.privilege):
             steps.append(Step(_REVOKE, (entry.privilege,), entry.grantee, grantor=entry.grantor))
-    grouped: Dict[Tuple[str, str, Tuple[str, ...]], Set[str]] = {}
+    grouped: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
     for (grantee, privilege), action in taken.items():
         lost = tuple(sorted(passed_on.get((grantee, privilege), ())))
         grouped.setdefault((action, grantee, lost), set()).add(privilege)
-    steps.extend(
-        Step(action, tuple(sorted(privileges)), grantee, passed_on=lost) for (action, grantee, lost), privileges in grouped.items()
-    )
+    steps.extend(Step(action, tuple(sorted(privileges)), grantee, passed_on=lost) for (action, grantee, lost), privileges in grouped.items())
     return steps
 
 
-def _cascade_source(
-    entry: AclEntry, taken: Mapping[Tuple[str, str], str], by_others: Sequence[AclEntry]
-) -> Optional[Tuple[str, str]]:
+def _cascade_source(entry: AclEntry, taken: Mapping[tuple[str, str], str], by_others: Sequence[AclEntry]) -> tuple[str, str] | None:
     """The owner's grant whose revocation takes this entry along, if any: PostgreSQL lets nobody keep what its grantor has lost."""
-    seen: Set[str] = set()
+    seen: set[str] = set()
     frontier = {entry.grantor}
     while frontier:
         grantor = frontier.pop()
@@ -178,11 +177,11 @@ def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> bool:
     return any(each.names is None and steps_for(scope, each) for each in objects)
 
 
-def plan_grants(scope: Scope, database: Optional[str], objects: Sequence[ObjectClass], contents: Optional[Contents] = None) -> List[Change]:
+def plan_grants(scope: Scope, database: str | None, objects: Sequence[ObjectClass], contents: Contents | None = None) -> list[Change]:
     """The statements for all objects of one database, or for the cluster-wide ones."""
     tables = [each for each in objects if each.column is None]
-    steps: List[Tuple[ObjectClass, Step]] = []
-    gone: Dict[Tuple[Optional[str], str], Set[Tuple[str, str]]] = {}
+    steps: list[tuple[ObjectClass, Step]] = []
+    gone: dict[tuple[str | None, str], set[tuple[str, str]]] = {}
     for each in tables:
         for step in steps_for(scope, each):
             steps.append((each, step))
@@ -190,18 +189,16 @@ def plan_grants(scope: Scope, database: Optional[str], objects: Sequence[ObjectC
                 for name in each.names or ():
                     gone.setdefault((each.schema, name), set()).update((step.grantee, privilege) for privilege in step.privileges)
     changes = _statements(database, steps)
-    columns: List[Tuple[ObjectClass, Step]] = []
+    columns: list[tuple[ObjectClass, Step]] = []
     for each in [*_with_undeclared(scope, objects, tables, contents)]:
         lost = frozenset(gone.get((each.schema, each.name or ""), ()))
         columns.extend((each, step) for step in steps_for(scope, each, lost))
     return changes + _statements(database, columns)
 
 
-def _with_undeclared(
-    scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Optional[Contents]
-) -> Iterable[ObjectClass]:
+def _with_undeclared(scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Contents | None) -> Iterable[ObjectClass]:
     """The columns that carry an ACL, and those that the policy grants on but which have none yet."""
-    known: Set[Tuple[Optional[str], Optional[str], Optional[str]]] = set()
+    known: set[tuple[str | None, str | None, str | None]] = set()
     for each in objects:
         if each.column is not None:
             known.add((each.schema, each.name, each.column))
@@ -215,25 +212,23 @@ def _with_undeclared(
                 key = (table.schema, table.name, column)
                 if column in existing and key not in known:
                     known.add(key)
-                    yield ObjectClass(
-                        TABLE, table.owner, (), table.database, table.schema, table.name, (table.name,), column, relkind=table.relkind
-                    )
+                    yield ObjectClass(TABLE, table.owner, (), table.database, table.schema, table.name, (table.name,), column, relkind=table.relkind)
 
 
-def _statements(database: Optional[str], steps: Iterable[Tuple[ObjectClass, Step]]) -> List[Change]:
+def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]]) -> list[Change]:
     """Merge the steps: grantees of the same class first, then classes with the same grantees, and split into batches."""
-    of_class: Dict[Tuple[ObjectClass, Step], List[str]] = {}
+    of_class: dict[tuple[ObjectClass, Step], list[str]] = {}
     for objects, step in steps:
         of_class.setdefault((objects, replace(step, grantee="")), []).append(step.grantee)
-    columns_of: Dict[Tuple[str, Optional[str], Step, Tuple[str, ...], str], Set[str]] = {}
+    columns_of: dict[tuple[str, str | None, Step, tuple[str, ...], str], set[str]] = {}
     for (objects, step), grantees in of_class.items():
         for name in objects.names or ():
             columns = columns_of.setdefault((objects.kind, objects.schema, step, tuple(sorted(grantees)), name), set())
             columns.update([objects.column] if objects.column is not None else [])
-    merged: Dict[Tuple[str, Optional[str], Step, Tuple[str, ...], Tuple[str, ...]], List[str]] = {}
+    merged: dict[tuple[str, str | None, Step, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (kind, schema, step, who, name), columns in columns_of.items():
         merged.setdefault((kind, schema, step, who, tuple(sorted(columns))), []).append(name)
-    changes: List[Tuple[Tuple[Any, ...], Change]] = []
+    changes: list[tuple[tuple[Any, ...], Change]] = []
     for (kind, schema, step, who, on_columns), names in merged.items():
         names.sort()
         for start in range(0, len(names), BATCH):
@@ -244,9 +239,9 @@ def _statements(database: Optional[str], steps: Iterable[Tuple[ObjectClass, Step
 
 
 def _change(
-    database: Optional[str],
+    database: str | None,
     kind: str,
-    schema: Optional[str],
+    schema: str | None,
     step: Step,
     grantees: Sequence[str],
     columns: Sequence[str],
@@ -271,13 +266,9 @@ def _change(
     )
 
 
-def _statement(
-    kind: str, schema: Optional[str], step: Step, grantees: Sequence[str], columns: Sequence[str], names: Sequence[str]
-) -> Any:
+def _statement(kind: str, schema: str | None, step: Step, grantees: Sequence[str], columns: Sequence[str], names: Sequence[str]) -> Any:
     target = f" ON {_SQL_KINDS[kind]} "
-    on_columns = (
-        st.compose(" ({})", st.listed([st.identifier(column) for column in columns])) if columns else st.keywords("")
-    )
+    on_columns = st.compose(" ({})", st.listed([st.identifier(column) for column in columns])) if columns else st.keywords("")
     privileges = st.listed([st.compose("{}{}", st.keywords(privilege), on_columns) for privilege in step.privileges])
     preposition = " TO " if step.action == _GRANT else " FROM "
     ending = " WITH GRANT OPTION" if step.grant_option else " CASCADE" if step.passed_on else ""
@@ -297,7 +288,7 @@ def _statement(
     return st.compose("SET LOCAL ROLE {}; {}; RESET ROLE", st.identifier(step.grantor), statement)
 
 
-def qualified(kind: str, schema: Optional[str], name: str) -> Any:
+def qualified(kind: str, schema: str | None, name: str) -> Any:
     """The object's name in a statement."""
     if kind in (FUNCTION, LARGE_OBJECT):
         return st.keywords(name)  # printed by the server: a regprocedure, an OID
@@ -308,10 +299,9 @@ def qualified(kind: str, schema: Optional[str], name: str) -> Any:
     return st.identifier(schema, name)
 
 
-def describe(kind: str, schema: Optional[str], names: Sequence[str]) -> str:
+def describe(kind: str, schema: str | None, names: Sequence[str]) -> str:
     """The objects for a person: all names as long as they fit in a line or two."""
     shown = [name if kind in (SCHEMA, FUNCTION) or schema is None else f"{schema}.{name}" for name in names]
     if len(shown) > 8:
         return f"{len(shown)} {kind}s {', '.join(shown[:3])} ... {shown[-1]}"
     return f"{kind} {', '.join(shown)}"
-

@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING
 
 from ..core import statements as st
 from ..core.plan import Change
 from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, AclEntry, ObjectClass
 from .reconcile_grants import describe, qualified
-from .scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .scope import Scope
 
 _ALTER_RELATION: Mapping[str, str] = {
     "r": "TABLE",
@@ -25,7 +29,7 @@ _ALTER_OTHER: Mapping[str, str] = {DATABASE: "DATABASE", SCHEMA: "SCHEMA", FUNCT
 _WITH_OBJECTS_OWNER = frozenset({TABLE, SEQUENCE, FUNCTION, TYPE})
 
 
-def declared_owner(scope: Scope, objects: ObjectClass, owners: Mapping[Tuple[str, str], Optional[str]]) -> str:
+def declared_owner(scope: Scope, objects: ObjectClass, owners: Mapping[tuple[str, str], str | None]) -> str:
     """The owner that the objects shall have. owners: (kind, name) -> owner of the databases and schemas that the policy names."""
     if not objects.extension:
         schema = scope.schemas.get((objects.database or "", objects.schema or ""))
@@ -39,11 +43,11 @@ def declared_owner(scope: Scope, objects: ObjectClass, owners: Mapping[Tuple[str
 
 
 def plan_owners(
-    scope: Scope, database: Optional[str], objects: Sequence[ObjectClass], owners: Mapping[Tuple[str, str], Optional[str]]
-) -> Tuple[List[Change], List[ObjectClass], bool]:
+    scope: Scope, database: str | None, objects: Sequence[ObjectClass], owners: Mapping[tuple[str, str], str | None]
+) -> tuple[list[Change], list[ObjectClass], bool]:
     """The statements, the objects as they will be afterwards, and whether names are missing that the statements need."""
-    changes: List[Change] = []
-    after: List[ObjectClass] = []
+    changes: list[Change] = []
+    after: list[ObjectClass] = []
     incomplete = False
     for each in objects:
         owner = declared_owner(scope, each, owners)
@@ -58,9 +62,9 @@ def plan_owners(
     return sorted(changes, key=lambda change: (change.object, change.words)), after, incomplete
 
 
-def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> Tuple[AclEntry, ...]:
+def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> tuple[AclEntry, ...]:
     """The ACL as PostgreSQL rewrites it: the old owner becomes the new one, as grantee and as grantor, and doubles merge."""
-    merged: Dict[Tuple[str, str, str], bool] = {}
+    merged: dict[tuple[str, str, str], bool] = {}
     for entry in acl:
         grantee, grantor = (new if name == old else name for name in (entry.grantee, entry.grantor))
         key = (grantee, grantor, entry.privilege)
@@ -68,7 +72,7 @@ def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> Tuple[AclEnt
     return tuple(AclEntry(grantee, grantor, privilege, option) for (grantee, grantor, privilege), option in sorted(merged.items()))
 
 
-def _change(database: Optional[str], objects: ObjectClass, name: str, owner: str) -> Change:
+def _change(database: str | None, objects: ObjectClass, name: str, owner: str) -> Change:
     described = describe(objects.kind, objects.schema, [name])
     return Change(
         object=described,

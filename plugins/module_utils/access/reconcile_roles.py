@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any
 
 from ..core import scram
 from ..core import statements as st
 from ..core.plan import Change
-from .catalog import Cluster
 from .model import Membership, Role
-from .scope import Scope
 
-_FLAGS: Sequence[Tuple[str, str]] = (
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .catalog import Cluster
+    from .scope import Scope
+
+_FLAGS: Sequence[tuple[str, str]] = (
     ("superuser", "SUPERUSER"),
     ("login", "LOGIN"),
     ("createdb", "CREATEDB"),
@@ -24,14 +28,12 @@ _FLAGS: Sequence[Tuple[str, str]] = (
     ("bypassrls", "BYPASSRLS"),
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_BLANK = Role(
-    "", False, False, False, False, True, False, False, -1, "infinity", None, password=""
-)  # what CREATE ROLE without options makes
+_BLANK = Role("", False, False, False, False, True, False, False, -1, "infinity", None, password="")  # what CREATE ROLE without options makes
 
 
-def plan_roles(scope: Scope, cluster: Cluster, iterations: Optional[int]) -> List[Change]:
+def plan_roles(scope: Scope, cluster: Cluster, iterations: int | None) -> list[Change]:
     """Roles with their attributes, passwords, comments and server-wide settings. iterations: of new SCRAM verifiers, None for the server's own."""
-    changes: List[Change] = []
+    changes: list[Change] = []
     for role in scope.policy.roles:
         actual = cluster.roles.get(role.name)
         changes.extend(_attributes(role, actual))
@@ -47,10 +49,10 @@ def plan_roles(scope: Scope, cluster: Cluster, iterations: Optional[int]) -> Lis
     return changes
 
 
-def _attributes(role: Role, actual: Optional[Role]) -> List[Change]:
+def _attributes(role: Role, actual: Role | None) -> list[Change]:
     before = actual or _BLANK
-    words: List[str] = []
-    options: List[Any] = []
+    words: list[str] = []
+    options: list[Any] = []
     for attribute, word in _FLAGS:
         wanted = getattr(role, attribute)
         if wanted is not None and wanted != getattr(before, attribute):
@@ -91,13 +93,11 @@ def timestamp(microseconds: str) -> str:
     return (_EPOCH + timedelta(microseconds=int(microseconds))).isoformat(sep=" ")
 
 
-def _password(role: Role, actual: Optional[Role], cluster: Cluster, iterations: Optional[int]) -> List[Change]:
+def _password(role: Role, actual: Role | None, cluster: Cluster, iterations: int | None) -> list[Change]:
     stored = actual.password if actual else ""
     described = f"role {role.name}"
     if role.has_password is False and stored:
-        return [
-            Change(described, f"{described}: password removed", st.compose("ALTER ROLE {} PASSWORD NULL", st.identifier(role.name)))
-        ]
+        return [Change(described, f"{described}: password removed", st.compose("ALTER ROLE {} PASSWORD NULL", st.identifier(role.name)))]
     if not role.password or stored is None:
         return []  # nothing declared, or the stored verifier may not be read by this role
     if stored and scram.kind(stored) == "scram" and scram.matches(role.password, stored, iterations):
@@ -114,9 +114,9 @@ def _password(role: Role, actual: Optional[Role], cluster: Cluster, iterations: 
     ]
 
 
-def plan_settings(scope: Scope, cluster: Cluster, database: Optional[str], named: Sequence[str]) -> List[Change]:
+def plan_settings(scope: Scope, cluster: Cluster, database: str | None, named: Sequence[str]) -> list[Change]:
     """Per-role settings: server-wide ones (database None, and those for databases that the policy does not name), or those for one database."""
-    changes: List[Change] = []
+    changes: list[Change] = []
     for role in scope.policy.roles:
         actual_role = cluster.roles.get(role.name)
         actual = {(place, name.lower()): value for (place, name), value in (actual_role.settings if actual_role else {}).items()}
@@ -136,7 +136,7 @@ def _comparable(value: object) -> object:
     return ("",) if value == () else value
 
 
-def _setting(role: str, place: Optional[str], name: str, value: object, database: Optional[str]) -> Change:
+def _setting(role: str, place: str | None, name: str, value: object, database: str | None) -> Change:
     target = st.compose(" IN DATABASE {}", st.identifier(place)) if place is not None else st.keywords("")
     parts = (st.identifier(role), target, st.identifier(*name.split(".")))
     where = f" in database {place}" if place is not None else ""
@@ -151,14 +151,14 @@ def _setting(role: str, place: Optional[str], name: str, value: object, database
     )
 
 
-def plan_memberships(scope: Scope, cluster: Cluster) -> List[Change]:
+def plan_memberships(scope: Scope, cluster: Cluster) -> list[Change]:
     """Memberships of the declared roles: superfluous ones go first, so that no cycle and no dependency is in the way."""
     wanted = {(entry.member, entry.role): entry for role in scope.policy.roles for entry in role.member_of}
-    actual: Dict[Tuple[str, str], List[Membership]] = {}
+    actual: dict[tuple[str, str], list[Membership]] = {}
     for entry in cluster.memberships:
         actual.setdefault((entry.member, entry.role), []).append(entry)
-    revocations: List[Membership] = []
-    grants: List[Change] = []
+    revocations: list[Membership] = []
+    grants: list[Change] = []
     for pair in sorted(set(actual) | set(wanted)):
         entries = actual.get(pair, [])
         if pair in wanted:
@@ -171,7 +171,7 @@ def plan_memberships(scope: Scope, cluster: Cluster) -> List[Change]:
     return [_membership_revocation(scope, entry) for entry in _leaves_first(revocations)] + grants
 
 
-def _may_revoke_membership(scope: Scope, pair: Tuple[str, str]) -> bool:
+def _may_revoke_membership(scope: Scope, pair: tuple[str, str]) -> bool:
     member, _role = pair
     if scope.mode == "additive":
         return False
@@ -185,12 +185,12 @@ def _is_creators(entry: Membership, cluster: Cluster) -> bool:
     return entry.member == cluster.applying and entry.grantor == cluster.bootstrap and entry.admin
 
 
-def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> Optional[Membership]:
+def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> Membership | None:
     candidates = [entry for entry in entries if wanted.grantor in (None, entry.grantor) or entry.grantor is None]
     return min(candidates, key=lambda entry: (entry.grantor != bootstrap, entry.grantor or ""), default=None)
 
 
-def _membership_grant(scope: Scope, wanted: Membership, keep: Optional[Membership]) -> List[Change]:
+def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None) -> list[Change]:
     if scope.major >= 16:
         options = {"ADMIN": wanted.admin, "INHERIT": wanted.inherit is not False, "SET": wanted.set is not False}
         before = {"ADMIN": keep.admin, "INHERIT": keep.inherit, "SET": keep.set} if keep else None
@@ -212,7 +212,7 @@ def _membership_revocation(scope: Scope, entry: Membership) -> Change:
     return _membership_change(entry, "REVOKE", "", "", entry.grantor if scope.major >= 16 else None, "-")
 
 
-def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, grantor: Optional[str], told: str) -> Change:
+def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, grantor: str | None, told: str) -> Change:
     by = st.compose(" GRANTED BY {}", st.identifier(grantor)) if grantor else st.keywords("")
     return Change(
         object=f"role {entry.role}",
@@ -232,10 +232,10 @@ def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, g
     )
 
 
-def _leaves_first(entries: Sequence[Membership]) -> List[Membership]:
+def _leaves_first(entries: Sequence[Membership]) -> list[Membership]:
     """What a member has granted goes before the member itself does (PostgreSQL 16+ keeps grantors)."""
     left = sorted(entries, key=lambda entry: (entry.role, entry.member, entry.grantor or ""))
-    ordered: List[Membership] = []
+    ordered: list[Membership] = []
     while left:
         granting = {(entry.role, entry.grantor) for entry in left}
         ready = [entry for entry in left if (entry.role, entry.member) not in granting] or left
@@ -244,7 +244,7 @@ def _leaves_first(entries: Sequence[Membership]) -> List[Membership]:
     return ordered
 
 
-def plan_removals(scope: Scope, cluster: Cluster) -> List[Change]:
+def plan_removals(scope: Scope, cluster: Cluster) -> list[Change]:
     """The last step: the roles that are to be absent. PostgreSQL refuses to drop a role on which anything depends."""
     return [
         Change(f"role {role.name}", f"role {role.name}: dropped", st.compose("DROP ROLE {}", st.identifier(role.name)))
@@ -253,9 +253,9 @@ def plan_removals(scope: Scope, cluster: Cluster) -> List[Change]:
     ]
 
 
-def password_notes(scope: Scope, cluster: Cluster) -> List[str]:
+def password_notes(scope: Scope, cluster: Cluster) -> list[str]:
     """What a person should know of the passwords that this run leaves as they are."""
-    notes: List[str] = []
+    notes: list[str] = []
     for role in scope.policy.roles:
         actual = cluster.roles.get(role.name)
         if role.password and actual is not None and actual.password is None:

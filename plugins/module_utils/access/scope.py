@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING
 
-from .catalog import Cluster
 from .model import (
     DATABASE,
     FUNCTION,
@@ -19,13 +18,17 @@ from .model import (
     SEQUENCE,
     TABLE,
     TABLESPACE,
-    TYPE,
     VIEW,
     Grant,
     ObjectClass,
     Policy,
     Schema,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .catalog import Cluster
 
 MODES = ("managed", "additive", "authoritative")
 
@@ -60,11 +63,11 @@ class Scope:
     policy: Policy
     mode: str
     version: int
-    managed: FrozenSet[str]
-    superusers: FrozenSet[str]
-    protected: Tuple[str, ...]
-    schemas: Mapping[Tuple[str, str], Schema]
-    grants: Mapping[Tuple[Optional[str], str, Optional[str]], Tuple[Grant, ...]]
+    managed: frozenset[str]
+    superusers: frozenset[str]
+    protected: tuple[str, ...]
+    schemas: Mapping[tuple[str, str], Schema]
+    grants: Mapping[tuple[str | None, str, str | None], tuple[Grant, ...]]
     reassigned: Mapping[str, str]
 
     @property
@@ -103,13 +106,11 @@ class Scope:
     def _named(self, objects: ObjectClass) -> bool:
         return any(grant.names is not None for grant in self.grants_on(objects))
 
-    def grants_on(self, objects: ObjectClass) -> List[Grant]:
+    def grants_on(self, objects: ObjectClass) -> list[Grant]:
         """The policy's grants that select these objects, column grants included."""
         kinds = (objects.kind, VIEW) if objects.kind == TABLE and objects.relkind in ("v", "m") else (objects.kind,)
         schema = None if objects.kind in _NOT_BY_SCHEMA else objects.schema
-        return [
-            grant for kind in kinds for grant in self.grants.get((objects.database, kind, schema), ()) if self._selects(grant, objects)
-        ]
+        return [grant for kind in kinds for grant in self.grants.get((objects.database, kind, schema), ()) if self._selects(grant, objects)]
 
     def _selects(self, grant: Grant, objects: ObjectClass) -> bool:
         if objects.kind in (DATABASE, SCHEMA):
@@ -163,13 +164,11 @@ def normalized_signature(signature: str) -> str:
     return f"{name.strip()}({', '.join(full)})"
 
 
-def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: Tuple[str, ...]) -> Scope:
+def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, ...]) -> Scope:
     """The scope of a policy on a server. A superuser whom the policy makes an ordinary role is in it."""
     declared = {role.name: role for role in policy.roles}
-    superusers = {
-        name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)
-    }
-    grants: Dict[Tuple[Optional[str], str, Optional[str]], List[Grant]] = {}
+    superusers = {name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)}
+    grants: dict[tuple[str | None, str, str | None], list[Grant]] = {}
     for grant in policy.grants:
         grants.setdefault((grant.database, grant.kind, grant.schema), []).append(grant)
     return Scope(

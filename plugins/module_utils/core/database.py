@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import traceback
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any
 
 from .errors import BulwarkError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
 try:
     import psycopg2
-    from psycopg2 import sql
+    from psycopg2 import sql as sql
 
-    PSYCOPG2_ERROR: Optional[str] = None
+    PSYCOPG2_ERROR: str | None = None
 except ImportError:
     PSYCOPG2_ERROR = traceback.format_exc()
 
@@ -103,7 +106,7 @@ class Database:
         """The server's version as people write it, for example 18.6."""
         return f"{self.major}.{self.server_version % 10000}"
 
-    def query(self, statement: Any, parameters: Optional[Mapping[str, Any]] = None) -> List[Tuple[Any, ...]]:
+    def query(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of a statement. statement: text, or a composed psycopg2.sql object."""
         try:
             with self._connection.cursor() as cursor:
@@ -112,7 +115,7 @@ class Database:
         except psycopg2.Error as error:
             raise _statement_error(error) from None
 
-    def value(self, statement: Any, parameters: Optional[Mapping[str, Any]] = None) -> Any:
+    def value(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row."""
         return self.query(statement, parameters)[0][0]
 
@@ -146,9 +149,7 @@ class Database:
         lock_timeout: milliseconds a statement may wait for a lock. lock_key: the advisory lock that keeps two runs from interleaving.
         """
         with self._transaction_of("ISOLATION LEVEL READ COMMITTED READ WRITE"):
-            self.execute(
-                sql.SQL("SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = {}").format(sql.Literal(lock_timeout))
-            )
+            self.execute(sql.SQL("SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = {}").format(sql.Literal(lock_timeout)))
             self.query("SELECT pg_advisory_xact_lock(%(key)s)", {"key": lock_key})
             yield
 
@@ -177,9 +178,7 @@ class Database:
         Raises BulwarkError where a setting that would show them may not be changed by this role.
         """
         names = list(_SILENT_SETTINGS)
-        for name, setting in self.query(
-            "SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) ORDER BY name", {"names": names}
-        ):
+        for name, setting in self.query("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) ORDER BY name", {"names": names}):
             wanted = _SILENT_SETTINGS[name]
             if setting == wanted or self._set_if_allowed(name, wanted):
                 continue
@@ -223,14 +222,14 @@ class Server:
         self._parameters = dict(parameters)
         self._maintenance = maintenance
 
-    def connect(self, name: Optional[str] = None) -> Database:
+    def connect(self, name: str | None = None) -> Database:
         """A new session with the database of that name, or with the maintenance database."""
         return Database(self._parameters, name or self._maintenance)
 
 
-def connection_parameters(options: Mapping[str, Any]) -> Dict[str, Any]:
+def connection_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     """libpq's parameters from the login options of a module (see the doc fragment login)."""
-    pairs: Sequence[Tuple[str, Any]] = (
+    pairs: Sequence[tuple[str, Any]] = (
         ("host", options.get("login_unix_socket") or options.get("login_host")),
         ("port", options.get("login_port")),
         ("user", options.get("login_user")),

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Iterable, List, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class BulwarkError(Exception):
@@ -38,7 +41,7 @@ class PolicyError(BulwarkError):
 
 def nearest(word: str, accepted: Iterable[str]) -> str:
     """A hint such as ' (did you mean "login"?)' with the nearest accepted word, or nothing where none is near."""
-    candidates: List[str] = sorted(set(accepted))
+    candidates: list[str] = sorted(set(accepted))
     found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     if not found:
         found = [candidate for candidate in candidates if candidate.lower() == word.lower()][:1]

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from .database import PSYCOPG2_ERROR, Server, connection_parameters
 from .errors import BulwarkError, PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # The options of the doc fragment bulwark.postgresql.login; their names are community.postgresql's.
 LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -26,7 +29,7 @@ LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 _CONNECT_TIMEOUT = 10  # seconds
 
 
-def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], Dict[str, Any]]) -> None:
+def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], dict[str, Any]]) -> None:
     """Make the module, run its body against the server that its login options name, and end with its result or with one clear error."""
     module = AnsibleModule(argument_spec={**LOGIN_OPTIONS, **options}, supports_check_mode=True)
     if PSYCOPG2_ERROR is not None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable
 
 from .database import Database, StatementError
 from .errors import BulwarkError
 from .statements import SecretStatement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Two runs of the collection never interleave in one database: first half of the key of the advisory lock, the second is the database's own.
 ADVISORY_LOCK = 0x62756C77 << 32
@@ -31,7 +34,7 @@ class Change:
     object: str
     words: str
     statement: Any
-    database: Optional[str] = None
+    database: str | None = None
     granted: int = 0
     revoked: int = 0
     alone: bool = False
@@ -61,7 +64,7 @@ class Change:
 class Plan:
     """Changes in the order in which they are executed."""
 
-    changes: Tuple[Change, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -79,14 +82,14 @@ class Plan:
         """How many privileges the plan takes."""
         return sum(change.revoked for change in self.changes)
 
-    def sql(self, database: Database) -> List[str]:
+    def sql(self, database: Database) -> list[str]:
         """The statements in order, secrets hidden."""
         return [change.sql(database) for change in self.changes]
 
     def diff(self) -> str:
         """The plan in the policy's own terms, a heading for each database."""
-        lines: List[str] = []
-        place: Optional[str] = ""
+        lines: list[str] = []
+        place: str | None = ""
         for change in self.changes:
             if change.database != place:
                 place = change.database
@@ -94,7 +97,7 @@ class Plan:
             lines.append(f"  {change.words}")
         return "\n".join(lines) + "\n" if lines else ""
 
-    def as_data(self, database: Database) -> List[Dict[str, Any]]:
+    def as_data(self, database: Database) -> list[dict[str, Any]]:
         """The plan as JSON-ready data."""
         return [
             {
@@ -116,9 +119,7 @@ class Patience:
     retries: int = 5
 
 
-def apply_in_transaction(
-    database: Database, changes: Iterable[Change], still_left: Callable[[], Plan], patience: Patience
-) -> int:
+def apply_in_transaction(database: Database, changes: Iterable[Change], still_left: Callable[[], Plan], patience: Patience) -> int:
     """Execute the changes in one transaction of one database; returns how often it had to be retried.
 
     still_left reads the state again inside the transaction; if it finds a plan, everything is rolled back.
@@ -132,9 +133,7 @@ def apply_in_transaction(
                     step.run(database)
                 left = still_left()
                 if left:
-                    raise BulwarkError(
-                        f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}"
-                    )
+                    raise BulwarkError(f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}")
             return attempt
         except StatementError as error:
             if error.lost:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterable, Union
+from typing import TYPE_CHECKING, Any
 
 from . import database as _database
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from psycopg2.sql import Composable
 
 HIDDEN = "'********'"
@@ -38,7 +40,7 @@ def identifier(*parts: str) -> Composable:
     return _database.sql.Identifier(*parts)
 
 
-def literal(value: Union[str, int, None]) -> Composable:
+def literal(value: str | int | None) -> Composable:
     """A quoted value."""
     return _database.sql.Literal(value)
 
