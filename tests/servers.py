@@ -38,7 +38,6 @@ SETTINGS: dict[str, str] = {
     "max_connections": "200",
     "shared_buffers": "32MB",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
     "wal_level": "replica",
@@ -98,26 +97,27 @@ def server_account() -> pwd.struct_passwd:
     raise ServerError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
 
 
-def _as_server_account() -> dict[str, Any]:
-    """Arguments of subprocess.run that make a program run as server_account()."""
+def _as_server_account(bindir: Path) -> dict[str, Any]:
+    """Arguments of subprocess.run that make a program of `bindir` run as server_account()."""
     account = server_account()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment.update(HOME=str(SCRATCH), LC_ALL="C", TZ="UTC")
+    # libpqwalreceiver.so has no run path of its own: without the library path it takes the system's libpq, if there is one.
+    environment.update(HOME=str(SCRATCH), LC_ALL="C", TZ="UTC", LD_LIBRARY_PATH=str(bindir.parent / "lib"))
     arguments: dict[str, Any] = {"env": environment, "cwd": str(SCRATCH)}
     if os.geteuid() == 0:
         arguments.update(user=account.pw_uid, group=account.pw_gid, extra_groups=[])
     return arguments
 
 
-def _run(command: Sequence[str | Path], what: str) -> str:
-    """Run one of PostgreSQL's programs as the server's account; its output is the error's text."""
+def _run(command: Sequence[str | Path], what: str) -> None:
+    """Run one of PostgreSQL's programs as the server's account; what it prints is the error's text."""
     done = subprocess.run(
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace", timeout=300, **_as_server_account(),
+        text=True, encoding="utf-8", errors="replace", timeout=300, check=False,
+        **_as_server_account(Path(command[0]).parent),
     )
     if done.returncode != 0:
         raise ServerError(f"{what}: {' '.join(map(str, command))}\n{done.stdout}")
-    return done.stdout
 
 
 def _cache() -> Path:
@@ -298,7 +298,7 @@ class Server:
     def running(self) -> bool:
         """Whether the postmaster answers to its pid file."""
         done = subprocess.run([str(self.bindir / "pg_ctl"), "status", "-D", str(self.data)], capture_output=True, check=False,
-                              **_as_server_account())
+                              **_as_server_account(self.bindir))
         return done.returncode == 0
 
     def start(self) -> None:
@@ -345,7 +345,7 @@ class Server:
         script = 'cat; "$1/pg_ctl" stop -s -m immediate -D "$2/data" 2>/dev/null; exec rm -rf "$2"'
         self._watchdog = subprocess.Popen(
             ["sh", "-c", script, "sh", str(self.bindir), str(self.directory)], stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **_as_server_account(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **_as_server_account(self.bindir),
         )
 
     # Work on a server
@@ -379,7 +379,7 @@ class Server:
 
     def wait_for(self, standby: Server) -> None:
         """Wait until a standby has replayed everything that this server has written."""
-        lsn = self.psql("SELECT pg_current_wal_insert_lsn()")
+        lsn = self.psql("SELECT pg_current_wal_flush_lsn()")
         standby.psql(
             "DO $$ BEGIN FOR i IN 1..600 LOOP"
             f" EXIT WHEN pg_last_wal_replay_lsn() >= '{lsn}'; PERFORM pg_sleep(0.05);"

@@ -427,3 +427,8 @@ def verdicts(server: Any, db: str, promise: Promise) -> Iterator[Verdict]:
             owned = promise.owners[thing.key] in names
             yield Verdict(role, places[-1], word, False, has, everything or any(option is not None for option in held))
             yield Verdict(role, places[-1], word, True, has_option, everything or owned or any(held))
+
+
+def broken(server: Any, db: str, promise: Promise) -> list[str]:
+    """Every answer of has_*_privilege() that is not as promised."""
+    return [str(verdict) for verdict in verdicts(server, db, promise) if verdict.has != verdict.promised]

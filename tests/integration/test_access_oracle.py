@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from tests.integration.module import apply, plan
-from tests.integration.oracle import KINDS, PUBLIC, Promise, State, privileges_of, state, verdicts
+from tests.integration.oracle import KINDS, PUBLIC, Promise, State, broken, privileges_of, state
 from tests.integration.sql import execute, ident, query, session, wipe
 from tests.integration.world import DATABASE, MANAGED, ODD, SCHEMAS, STRANGERS, statements, things
 
@@ -241,8 +241,7 @@ def test_every_right_is_what_the_policy_says(template: Any, declared: tuple[Poli
     assert plan(template, policy, **options)["sql"] == []
 
     promise = Promise(policy, DATABASE, before, mode, template.major)
-    broken = [str(verdict) for verdict in verdicts(template, DATABASE, promise) if verdict.has != verdict.promised]
-    assert broken == []
+    assert broken(template, DATABASE, promise) == []
     owners = {thing.key: thing.owner for thing in things(template)}
     assert owners == promise.owners
     check_memberships(template, policy, mode)
