@@ -101,7 +101,7 @@ def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str
             by_others.append(entry)
     satisfied = {(entry.grantee, entry.privilege) for entry in by_others} if scope.mode == "additive" else set()
     taken, kept = _taken(scope, objects, declared, given)
-    steps = _revocations(scope, objects, taken, by_others)
+    steps = _revocations(scope, objects, taken, kept, by_others)
     additions: dict[tuple[str, bool], set[str]] = {}
     for grantee, privileges in declared.items():
         for privilege, option in privileges.items():
@@ -137,39 +137,43 @@ def _revocations(
     scope: Scope,
     objects: ObjectClass,
     taken: Mapping[tuple[str, str], str],
+    kept: Mapping[tuple[str, str], bool],
     by_others: Sequence[AclEntry],
 ) -> list[Step]:
-    passed_on: dict[tuple[str, str], list[str]] = {}
-    steps: list[Step] = []
+    going = [entry for entry in by_others if scope.may_revoke(objects, entry.grantee, entry.privilege)]
+    alone = [entry for entry in going if not _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going)]
+    passed_on: dict[tuple[str, str], set[str]] = {}
     for entry in by_others:
-        source = _cascade_source(entry, taken, by_others)
-        if source is not None:
-            passed_on.setdefault(source, []).append(f"{entry.grantee} -{entry.privilege}")
-        elif scope.may_revoke(objects, entry.grantee, entry.privilege):
-            steps.append(Step(_REVOKE, (entry.privilege,), entry.grantee, grantor=entry.grantor))
-    grouped: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
+        if _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going):
+            passed_on.setdefault((entry.grantor, entry.privilege), set()).add(f"{entry.grantee} -{entry.privilege}")
+    grouped: dict[tuple[str, str, str | None, tuple[str, ...]], set[str]] = {}
     for (grantee, privilege), action in taken.items():
         lost = tuple(sorted(passed_on.get((grantee, privilege), ())))
-        grouped.setdefault((action, grantee, lost), set()).add(privilege)
-    steps.extend(Step(action, tuple(sorted(privileges)), grantee, passed_on=lost) for (action, grantee, lost), privileges in grouped.items())
-    return steps
+        grouped.setdefault((action, grantee, None, lost), set()).add(privilege)
+    for entry in alone:
+        lost = tuple(sorted(passed_on.get((entry.grantee, entry.privilege), ())))
+        grouped.setdefault((_REVOKE, entry.grantee, entry.grantor, lost), set()).add(entry.privilege)
+    return [
+        Step(action, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost) for (action, grantee, grantor, lost), privileges in grouped.items()
+    ]
 
 
-def _cascade_source(entry: AclEntry, taken: Mapping[tuple[str, str], str], by_others: Sequence[AclEntry]) -> tuple[str, str] | None:
-    """The owner's grant whose revocation takes this entry along, if any: PostgreSQL lets nobody keep what its grantor has lost."""
-    seen: set[str] = set()
-    frontier = {entry.grantor}
-    while frontier:
-        grantor = frontier.pop()
-        if (grantor, entry.privilege) in taken:
-            return grantor, entry.privilege
-        seen.add(grantor)
-        frontier.update(
-            other.grantor
-            for other in by_others
-            if other.grantee == grantor and other.privilege == entry.privilege and other.grantable and other.grantor not in seen
-        )
-    return None
+def _loses_option(
+    grantor: str,
+    privilege: str,
+    taken: Mapping[tuple[str, str], str],
+    kept: Mapping[tuple[str, str], bool],
+    by_others: Sequence[AclEntry],
+    going: Sequence[AclEntry],
+    seen: frozenset[str] = frozenset(),
+) -> bool:
+    """Whether a grantor can no longer give the privilege: then PostgreSQL takes along (CASCADE) what it had given."""
+    if kept.get((grantor, privilege)) or grantor in seen:
+        return False
+    sources = [entry for entry in by_others if entry.grantee == grantor and entry.privilege == privilege and entry.grantable]
+    if not sources:
+        return (grantor, privilege) in taken
+    return all(entry in going or _loses_option(entry.grantor, privilege, taken, kept, by_others, going, seen | {grantor}) for entry in sources)
 
 
 def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> bool:
@@ -180,20 +184,19 @@ def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> bool:
 def plan_grants(scope: Scope, database: str | None, objects: Sequence[ObjectClass], contents: Contents | None = None) -> list[Change]:
     """The statements for all objects of one database, or for the cluster-wide ones."""
     tables = [each for each in objects if each.column is None]
+    columns = list(_with_undeclared(scope, objects, tables, contents))
+    with_columns = {(each.schema, each.name) for each in columns}
     steps: list[tuple[ObjectClass, Step]] = []
-    gone: dict[tuple[str | None, str], set[tuple[str, str]]] = {}
+    gone: dict[tuple[str | None, str | None], set[tuple[str, str]]] = {}
     for each in tables:
         for step in steps_for(scope, each):
             steps.append((each, step))
-            if each.kind == TABLE and step.action == _REVOKE:
-                for name in each.names or ():
-                    gone.setdefault((each.schema, name), set()).update((step.grantee, privilege) for privilege in step.privileges)
-    changes = _statements(database, steps)
-    columns: list[tuple[ObjectClass, Step]] = []
-    for each in [*_with_undeclared(scope, objects, tables, contents)]:
-        lost = frozenset(gone.get((each.schema, each.name or ""), ()))
-        columns.extend((each, step) for step in steps_for(scope, each, lost))
-    return changes + _statements(database, columns)
+            if each.kind == TABLE and step.action == _REVOKE and with_columns:
+                lost = {(step.grantee, privilege) for privilege in step.privileges}
+                for name in with_columns.intersection((each.schema, name) for name in each.names or ()):
+                    gone.setdefault(name, set()).update(lost)
+    on_columns = [(each, step) for each in columns for step in steps_for(scope, each, frozenset(gone.get((each.schema, each.name), ())))]
+    return _statements(database, steps) + _statements(database, on_columns)
 
 
 def _with_undeclared(scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Contents | None) -> Iterable[ObjectClass]:
@@ -220,12 +223,14 @@ def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]])
     of_class: dict[tuple[ObjectClass, Step], list[str]] = {}
     for objects, step in steps:
         of_class.setdefault((objects, replace(step, grantee="")), []).append(step.grantee)
+    merged: dict[tuple[str, str | None, Step, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     columns_of: dict[tuple[str, str | None, Step, tuple[str, ...], str], set[str]] = {}
     for (objects, step), grantees in of_class.items():
-        for name in objects.names or ():
-            columns = columns_of.setdefault((objects.kind, objects.schema, step, tuple(sorted(grantees)), name), set())
-            columns.update([objects.column] if objects.column is not None else [])
-    merged: dict[tuple[str, str | None, Step, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        who = tuple(sorted(grantees))
+        if objects.column is None:
+            merged.setdefault((objects.kind, objects.schema, step, who, ()), []).extend(objects.names or ())
+        else:
+            columns_of.setdefault((objects.kind, objects.schema, step, who, objects.name or ""), set()).add(objects.column)
     for (kind, schema, step, who, name), columns in columns_of.items():
         merged.setdefault((kind, schema, step, who, tuple(sorted(columns))), []).append(name)
     changes: list[tuple[tuple[Any, ...], Change]] = []
