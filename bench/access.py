@@ -1,0 +1,423 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What pg_access costs, as ratios measured in one run on one machine.
+
+    bench/access.py                      all claims on PostgreSQL 18
+    bench/access.py loop large           some of them
+    bench/access.py --major 15 wal       on another major
+
+loop     100 databases x 3 schemas x 6 roles, against community.postgresql's modules in loops
+ldap2pg  one database, 5 roles x 200 tables, against ldap2pg 5.9
+large    one database, 10,000 tables with 20,000 sequences x 20 roles, against the server's own time
+wal      what a run that changes nothing writes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.release import __version__ as ansible_version
+from psycopg2 import __version__ as psycopg2_version
+
+from bench import claims, generate, peers
+from bench.generate import KINDS, OWNER, Shape
+from tests import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / ".work" / "bench"
+COLLECTIONS = ROOT / ".work" / "collections"
+
+SETTINGS = {
+    "max_locks_per_transaction": 1024,  # databases of 30,000 relations are made in batches of 500 tables
+    "shared_buffers": "512MB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+    "full_page_writes": "on",
+}
+
+MEMORY_LIMIT_KIB = 80 * 1024
+NO_CHANGE_LIMIT_SECONDS = 0.5
+BATCH = 100  # statements in one round trip, where the server's own time is measured
+
+
+class BenchError(Exception):
+    """What was to be compared does not do the same thing, or failed."""
+
+
+class Bench:
+    """A server, and the means to run on it what is compared."""
+
+    def __init__(self, server: Any, rounds: int, command: str) -> None:
+        self.server = server
+        self.rounds = rounds
+        self.command = command
+        self.versions = {
+            "postgresql": server.version,
+            "ansible-core": ansible_version,
+            "python": sys.version.split()[0],
+            "psycopg2": psycopg2_version.split()[0],
+        }
+        WORK.mkdir(parents=True, exist_ok=True)
+        generate.create_roles(server, [OWNER])
+
+    def playbook(self, plays: list[dict[str, Any]], tags: str = "all") -> tuple[float, bool]:
+        """Wall time of an ansible-playbook run, and whether it reported a change."""
+        file = WORK / "playbook.yml"
+        file.write_text(json.dumps(plays))
+        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_LOCALHOST_WARNING": "false"}
+        program = str(Path(sys.executable).parent / "ansible-playbook")
+        start = time.perf_counter()
+        done = peers.call([program, "-i", "localhost,", "--tags", tags, str(file)], env=environment)
+        return time.perf_counter() - start, "changed=0" not in done.stdout and "changed=" in done.stdout
+
+    def engine(self, policy: dict[str, Any], *options: str, check: bool = False) -> dict[str, Any]:
+        """pg_access in a fresh Python process; with the wall time of that process."""
+        arguments = {"policy": policy, **self.server.login, "allow_mass_revoke": True, "_ansible_check_mode": check}
+        return self._process("module", arguments, *options)
+
+    def bare(self, statements: list[list[str]]) -> float:
+        """Seconds that the server takes for statements ([database, text]), in a fresh process."""
+        login = {"host": self.server.host, "port": self.server.port, "user": self.server.superuser}
+        answer = self._process("bare", {"login": login, "statements": statements})
+        return float(answer["seconds"])
+
+    def _process(self, work: str, given: dict[str, Any], *options: str) -> dict[str, Any]:
+        file = WORK / f"{work}.json"
+        file.write_text(json.dumps(given))
+        program = [sys.executable, str(ROOT / "bench" / "engine_process.py"), work, str(file), *options]
+        environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+        start = time.perf_counter()
+        done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
+        wall = time.perf_counter() - start
+        if done.returncode:
+            raise BenchError(f"{work} failed:\n{done.stderr[-3000:]}")
+        answer = {**json.loads(done.stdout), "wall": wall}
+        if answer.get("result", {}).get("failed"):
+            raise BenchError(f"pg_access failed: {answer['result']['msg']}")
+        return answer
+
+    def record(self, claim: str, ratio: float, bound: str, **versions: str) -> None:
+        """Keep one measured claim. bound: '>= 200' or '<= 1.5'."""
+        claims.record(claim, self.command, round(ratio, 3), bound, versions={**self.versions, **versions})
+        print(f"{ratio:10.2f}  ({bound})  {claim}", flush=True)
+
+
+def median(values: list[float]) -> float:
+    """The median, as a float."""
+    return float(statistics.median(values))
+
+
+def say(text: str) -> None:
+    """Progress for whoever watches."""
+    print(f"    {text}", flush=True)
+
+
+def expect_changed(changed: bool, wanted: bool, what: str) -> None:
+    """Raises BenchError if a run changed something where it should not, or the other way round."""
+    if changed != wanted:
+        raise BenchError(f"{what} reported changed={changed}")
+
+
+def expect_same(mine: set[tuple[str, ...]], theirs: set[tuple[str, ...]], what: str) -> None:
+    """Raises BenchError unless both tools reached the same privileges."""
+    if mine != theirs:
+        only_mine, only_theirs = sorted(mine - theirs)[:5], sorted(theirs - mine)[:5]
+        raise BenchError(f"{what}: the privileges differ; ours alone: {only_mine}; theirs alone: {only_theirs}")
+
+
+# 100 databases, against loops of community.postgresql
+
+
+def module_playbook(server: Any, policy: dict[str, Any]) -> list[dict[str, Any]]:
+    """One task that states the whole policy."""
+    task = {"name": "Access", "bulwark.postgresql.pg_access": {"policy": "{{ policy }}", **server.login}}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}
+    return [{**play, "vars": {"ansible_python_interpreter": sys.executable, "policy": policy}}]
+
+
+def loop_sample(bench: Bench, shape: Shape, roles: dict[str, str], databases: list[str]) -> list[tuple[float, float]]:
+    """(seconds for the roles, seconds for one database) of the loops: first converging, then with nothing to do."""
+    plays = peers.loop_playbook(bench.server, databases, shape, roles, sys.executable)
+    floor = min(bench.playbook(plays, "none")[0] for _ in range(2))
+    times = []
+    for wanted in (True, False):
+        seconds = []
+        for tags in ("roles", "grants"):
+            taken, changed = bench.playbook(plays, tags)
+            expect_changed(changed, wanted, f"the loop over {tags}")
+            seconds.append(taken)
+        times.append((seconds[0], (seconds[1] - floor) / len(databases)))
+        say(f"loops, {'converging' if wanted else 'no change'}: {seconds[0]:.1f} s roles, {times[-1][1]:.1f} s a database")
+    return times
+
+
+def measure_loop(bench: Bench) -> None:
+    """100 databases x 3 schemas x 6 roles."""
+    server, shape, count = bench.server, Shape(schemas=3, tables=5, sequences=1), 100
+    roles = {kind: kind for kind in KINDS}
+    version = peers.community_postgresql_version()
+    generate.create_database(server, "template", shape)
+    samples = ["sample1", "sample2"]
+    generate.copy_databases(server, "template", samples)
+    sample = loop_sample(bench, shape, roles, samples)
+    theirs = generate.privileges(server, samples[0], list(roles))
+    generate.drop_databases(server, samples)
+    generate.drop_roles(server, roles)
+
+    names = [f"tenant{number:03}" for number in range(1, count + 1)]
+    plays = module_playbook(server, generate.policy(names, shape, roles))
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(bench.rounds):
+        generate.copy_databases(server, "template", names)
+        for values, wanted in zip(times, (True, False), strict=True):
+            taken, changed = bench.playbook(plays)
+            expect_changed(changed, wanted, "pg_access")
+            values.append(taken)
+        for name in (names[0], names[-1]):
+            expect_same(generate.privileges(server, name, list(roles)), theirs, name)
+        generate.drop_databases(server, names)
+        generate.drop_roles(server, roles)
+        say(f"pg_access: {times[0][-1]:.2f} s converging, {times[1][-1]:.2f} s no change")
+    generate.drop_databases(server, ["template"])
+
+    sampled, all_items = (peers.loop_items(number, shape.schemas, roles) for number in (len(samples), count))
+    for what, bound, values, (for_roles, a_database) in zip(("converge", "with nothing to change"), (">= 200", ">= 300"), times, sample, strict=True):
+        total = for_roles + a_database * count
+        bench.record(
+            f"100 databases x 3 schemas x 6 roles, {what}: total wall time of one ansible-playbook run with one pg_access task "
+            f"({median(values):.1f} s, median of {bench.rounds}) against postgresql_user and postgresql_privs in loops "
+            f"({total:.0f} s, extrapolated to {all_items + len(roles)} loop items from {sampled + len(roles)} that were run)",
+            total / median(values),
+            bound,
+            **{"community.postgresql": version},
+        )
+
+
+# ldap2pg
+
+
+def measure_ldap2pg(bench: Bench) -> None:
+    """One database, 5 roles x 200 tables with 400 sequences."""
+    server, shape = bench.server, Shape(schemas=1, tables=200, sequences=2)
+    roles = {kind: kind for kind in islice(KINDS, 5)}
+    command, version = peers.install_ldap2pg()
+    generate.create_roles(server, roles)
+    generate.create_database(server, "template", shape)
+    config = WORK / "ldap2pg.yml"
+    config.write_text(json.dumps(peers.ldap2pg_config(server, "theirs", shape, roles)))
+    policy = generate.plain_policy("mine", shape, roles)
+
+    def theirs(wanted: bool) -> float:
+        start = time.perf_counter()
+        done = peers.call([str(command), "--config", str(config), "--real", "--no-color"])
+        expect_changed("Grant " in done.stderr, wanted, "ldap2pg")
+        return time.perf_counter() - start
+
+    def mine(wanted: bool) -> float:
+        answer = bench.engine(policy)
+        expect_changed(answer["result"]["changed"], wanted, "pg_access")
+        return float(answer["wall"])
+
+    times: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(2 * bench.rounds + 1):
+        generate.copy_databases(server, "template", ["theirs", "mine"])
+        for wanted in (True, False):
+            for name, tool in (("theirs", theirs), ("mine", mine)):
+                times.setdefault((name, wanted), []).append(tool(wanted))
+        expect_same(
+            *({right for right in generate.privileges(server, name, list(roles)) if right[3] != "MAINTAIN"} for name in ("mine", "theirs")),
+            "ldap2pg",
+        )  # ldap2pg does not know MAINTAIN
+        generate.drop_databases(server, ["theirs", "mine"])
+    generate.drop_databases(server, ["template"])
+    generate.drop_roles(server, roles)
+    for what, wanted in (("converge", True), ("with nothing to change", False)):
+        ours, others = median(times["mine", wanted]), median(times["theirs", wanted])
+        bench.record(
+            f"one database, 5 roles x 200 tables and 400 sequences, {what}: wall time of a fresh Python process that runs pg_access "
+            f"({ours:.2f} s) against ldap2pg with the same static roles and no LDAP ({others:.2f} s), "
+            f"medians of {2 * bench.rounds + 1} interleaved rounds",
+            others / ours,
+            ">= 1",
+            ldap2pg=version,
+        )
+
+
+# 10,000 tables
+
+
+def in_batches(plan: list[dict[str, Any]]) -> list[list[str]]:
+    """A plan's statements as a person would send them: one transaction a database, many statements a round trip."""
+    by_database: dict[str, list[str]] = {}
+    for change in plan:
+        by_database.setdefault(change["database"] or "postgres", []).append(change["sql"])
+    sent = []
+    for database, statements in by_database.items():
+        parts = ["; ".join(statements[start : start + BATCH]) for start in range(0, len(statements), BATCH)]
+        sent += [[database, text] for text in ("BEGIN", *parts, "COMMIT")]
+    return sent
+
+
+def converge_rounds(bench: Bench, policy_of: Callable[[str], dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Seconds of (the module, the same statements sent bare), each time on a fresh copy of 'template'; 'mine' is left converged."""
+    server = bench.server
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(bench.rounds):
+        generate.drop_databases(server, ["mine", "bare"])
+        generate.copy_databases(server, "template", ["mine", "bare"])
+        statements = in_batches(bench.engine(policy_of("bare"), check=True)["result"]["plan"])
+        for turn in (0, 1) if number % 2 == 0 else (1, 0):
+            if turn == 0:
+                answer = bench.engine(policy_of("mine"))
+                expect_changed(answer["result"]["changed"], True, "pg_access")
+                times[0].append(answer["seconds"])
+            else:
+                times[1].append(bench.bare(statements))
+        expect_changed(bench.engine(policy_of("bare"), check=True)["result"]["changed"], False, "pg_access after the bare statements")
+        say(f"converging: {times[0][-1]:.2f} s in the module, {times[1][-1]:.2f} s bare")
+    return times
+
+
+def measure_large(bench: Bench) -> None:
+    """One database, 10,000 tables with 20,000 sequences x 20 roles."""
+    server, shape = bench.server, Shape(schemas=10, tables=1000, sequences=2)
+    roles = {f"{kind}_{number}": kind for number, kind in zip(range(20), cycle(KINDS), strict=False)}
+    generate.create_roles(server, roles)
+    generate.create_database(server, "template", shape)
+    say("10,000 tables made")
+
+    def policy_of(name: str) -> dict[str, Any]:
+        return generate.policy([name], shape, roles)
+
+    mine, bare = converge_rounds(bench, policy_of)
+    head = "one database, 10,000 tables and 20,000 sequences x 20 roles"
+    bench.record(
+        f"{head}, converge: work of pg_access ({median(mine):.2f} s, with reading, planning and reading again) against the same "
+        f"statements sent in batches of {BATCH} on an identical database ({median(bare):.2f} s), medians of {bench.rounds} interleaved rounds",
+        median(mine) / median(bare),
+        "<= 1.2",
+    )
+
+    recorded = bench.engine(policy_of("mine"), "--statements")
+    expect_changed(recorded["result"]["changed"], False, "pg_access")
+    seconds, queries, peaks = [], [], []
+    for _ in range(2 * bench.rounds + 1):
+        answer = bench.engine(policy_of("mine"))
+        seconds.append(answer["seconds"])
+        peaks.append(answer["peak_kib"])
+        queries.append(bench.bare(recorded["statements"]))
+    runs = f"median of {2 * bench.rounds + 1} interleaved runs"
+    bench.record(
+        f"{head}, with nothing to change: work of pg_access ({median(seconds):.3f} s) against its own statements sent by bare psycopg2 "
+        f"({median(queries):.3f} s), {runs}, connecting included, interpreter and imports not",
+        median(seconds) / median(queries),
+        "<= 1.5",
+    )
+    bench.record(
+        f"{head}, with nothing to change: work of pg_access ({median(seconds):.3f} s, {runs}) against {NO_CHANGE_LIMIT_SECONDS} s",
+        median(seconds) / NO_CHANGE_LIMIT_SECONDS,
+        "<= 1",
+    )
+    bench.record(
+        f"{head}, with nothing to change: peak memory of the process ({max(peaks) / 1024:.0f} MiB) against {MEMORY_LIMIT_KIB // 1024} MiB",
+        max(peaks) / MEMORY_LIMIT_KIB,
+        "<= 1",
+    )
+    generate.drop_databases(server, ["mine", "bare", "template"])
+    generate.drop_roles(server, roles)
+
+
+# What a run without changes writes
+
+_FOOTPRINT = """
+    SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
+           (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_sys_tables),
+           (SELECT n_tup_upd FROM pg_stat_sys_tables WHERE relid = 'pg_class'::regclass),
+           (SELECT md5(string_agg(xmin::text || ctid::text, ',' ORDER BY ctid)) FROM pg_class)
+"""
+
+
+def footprint(server: Any, database: str) -> tuple[int, int, int, str]:
+    """(WAL position, rows of catalogs ever written, rows of pg_class ever updated, all row versions of pg_class)."""
+    with closing(generate.connect(server, database)) as connection, connection.cursor() as cursor:
+        if server.major < 15:
+            time.sleep(1)  # statistics reach the collector on their own time
+        cursor.execute(_FOOTPRINT)
+        position, written, updated, versions = cursor.fetchone()
+    return int(position), int(written), int(updated), str(versions)
+
+
+def measure_wal(bench: Bench) -> None:
+    """A run with nothing to change, on a quiet server: no autovacuum, no checkpoint, no snapshots for standbys."""
+    server, shape = bench.server, Shape(schemas=3, tables=200, sequences=2)
+    server.restart(**SETTINGS, autovacuum="off", wal_level="minimal", max_wal_senders=0)
+    roles = {kind: kind for kind in KINDS}
+    generate.create_database(server, "mine", shape)
+    policy = generate.policy(["mine"], shape, roles)
+    expect_changed(bench.engine(policy)["result"]["changed"], True, "pg_access")
+    for database in ("mine", "postgres"):
+        generate.run(server, ["VACUUM (FREEZE, ANALYZE)"], database)
+    bench.engine(policy)  # the first reader after a change may set hint bits, whoever it is
+    footprint(server, "mine")
+    generate.run(server, ["CHECKPOINT"])
+    wal, written, updated = 0, 0, 0
+    for _ in range(bench.rounds):
+        idle = [footprint(server, "mine") for _ in range(2)]
+        if idle[0] != idle[1]:
+            raise BenchError(f"the server writes by itself: {idle}")
+        expect_changed(bench.engine(policy)["result"]["changed"], False, "pg_access")
+        after = footprint(server, "mine")
+        wal = max(wal, after[0] - idle[1][0])
+        written = max(written, after[1] - idle[1][1])
+        updated = max(updated, after[2] - idle[1][2], int(after[3] != idle[1][3]))
+    what = "one database, 600 tables and 1,200 sequences x 6 roles, with nothing to change"
+    bench.record(f"{what}: bytes of WAL written, the most of {bench.rounds} runs", wal, "<= 0")
+    bench.record(f"{what}: rows of pg_class updated, by statistics and by xmin and ctid, the most of {bench.rounds} runs", updated, "<= 0")
+    bench.record(f"{what}: rows of all catalogs inserted, updated or deleted, the most of {bench.rounds} runs", written, "<= 0")
+    generate.drop_databases(server, ["mine"])
+    generate.drop_roles(server, roles)
+
+
+MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
+    "loop": measure_loop,
+    "ldap2pg": measure_ldap2pg,
+    "large": measure_large,
+    "wal": measure_wal,
+}
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claims", nargs="*", choices=[*MEASUREMENTS, []], metavar="claim", help=", ".join(MEASUREMENTS))
+    parser.add_argument("--major", type=int, default=18, help="PostgreSQL's major version (18)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of which the median counts (3)")
+    options = parser.parse_args()
+    failed = []
+    for name in options.claims or MEASUREMENTS:
+        print(f"{name} on PostgreSQL {options.major}", flush=True)
+        with servers.running(options.major, **SETTINGS) as server:
+            try:
+                MEASUREMENTS[name](Bench(server, options.rounds, f"bench/access.py --major {options.major} {name}"))
+            except (BenchError, peers.PeerError) as error:
+                failed.append(name)
+                print(f"{name} was not measured: {error}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A fresh process that runs a module as the managed node does, or bare statements, and tells what that took.
+
+    engine_process.py module ARGUMENTS.json    run pg_access; {"result", "seconds", "peak_kib", "statements"}
+    engine_process.py bare STATEMENTS.json     connect and run statements; {"seconds"}
+
+The clock runs from before the first connection to the end of the work: neither the interpreter's start nor imports are in it.
+statements (with --statements) is everything the module sent, as [database, text] in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+
+def run_module(arguments: dict[str, Any], record: bool) -> dict[str, Any]:
+    """pg_access in this process, with its answer taken from what it prints."""
+    from ansible.module_utils.testing import patch_module_args
+
+    from ansible_collections.bulwark.postgresql.plugins.modules import pg_access
+
+    sent: list[list[str]] = []
+    if record:
+        _record_statements(sent)
+    output = io.StringIO()
+    with patch_module_args(arguments), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        start = time.perf_counter()
+        pg_access.main()
+    seconds = time.perf_counter() - start
+    return {
+        "result": json.loads(output.getvalue()),
+        "seconds": seconds,
+        "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "statements": sent,
+    }
+
+
+def _record_statements(sent: list[list[str]]) -> None:
+    """Have every connection made from now on write down what it is sent."""
+
+    class Recorder(psycopg2.extensions.cursor):
+        def execute(self, query: Any, *parameters: Any) -> None:
+            sent.append([self.connection.info.dbname, self.mogrify(query, *parameters).decode()])
+            super().execute(query, *parameters)
+
+    connect = psycopg2.connect
+
+    def recording(*positional: Any, **named: Any) -> Any:
+        return connect(*positional, cursor_factory=Recorder, **named)
+
+    psycopg2.connect = recording
+
+
+def run_bare(work: dict[str, Any]) -> dict[str, Any]:
+    """The statements, in order, on one connection a database, all rows fetched."""
+    connections: dict[str, Any] = {}
+    start = time.perf_counter()
+    for database, statement in work["statements"]:
+        if database not in connections:
+            connections[database] = psycopg2.connect(dbname=database, **work["login"])
+            connections[database].autocommit = True
+        with connections[database].cursor() as cursor:
+            cursor.execute(statement)
+            if cursor.description:
+                list(cursor.fetchall())
+    for connection in connections.values():
+        connection.close()
+    return {"seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    """Read the work from a file, do it, print the answer as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", choices=["module", "bare"])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--statements", action="store_true")
+    options = parser.parse_args()
+    given = json.loads(options.file.read_text())
+    answer = run_module(given, options.statements) if options.work == "module" else run_bare(given)
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
