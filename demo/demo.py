@@ -1,0 +1,314 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demo: an application as such are found, made least-privilege by playbooks/harden.yml, twice, and the proof by psql as each role.
+
+Started by demo/run. Everything it writes is in .work/demo; the server and its data are gone when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from tests import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "demo"
+OUTPUT = ROOT / ".work" / "demo"
+HARDEN = "bulwark.postgresql.harden"
+ROLES = ("app_service", "migration_user", "readonly_user", "analyst")
+
+ALLOWED = "allowed"
+REFUSED = "refused"
+PERMISSION_DENIED = "42501"
+
+
+class DemoError(Exception):
+    """Something is wrong; the text says what and where to look."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A statement that a role tries, in a transaction that is rolled back, and what is to come of it before and after the hardening."""
+
+    role: str
+    sql: str
+    before: str
+    after: str
+    database: str = "shop"
+
+
+PROBES = (
+    Probe("app_service", "SELECT count(*) FROM app.orders", ALLOWED, ALLOWED),
+    Probe("app_service", "INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'New')", ALLOWED, ALLOWED),
+    Probe("app_service", "UPDATE app.orders SET state = 'paid' WHERE id = 1", ALLOWED, ALLOWED),
+    Probe("app_service", "SELECT app.next_invoice_number(), app.refresh_revenue()", ALLOWED, ALLOWED),
+    Probe("app_service", "TRUNCATE app.orders", ALLOWED, REFUSED),
+    Probe("app_service", "CREATE TABLE app.planted (id int)", ALLOWED, REFUSED),
+    Probe("app_service", "ALTER TABLE app.users DROP COLUMN email", ALLOWED, REFUSED),
+    Probe("app_service", "CREATE ROLE backdoor SUPERUSER", ALLOWED, REFUSED),
+    Probe("app_service", "COPY (SELECT 1) TO PROGRAM 'true'", ALLOWED, REFUSED),
+    Probe("migration_user", "ALTER TABLE app.projects ADD COLUMN archived boolean", REFUSED, ALLOWED),
+    Probe("migration_user", "CREATE TABLE app.invoices (id bigint)", ALLOWED, ALLOWED),
+    Probe("migration_user", "CREATE ROLE backdoor", ALLOWED, REFUSED),
+    Probe("readonly_user", "SELECT sum(amount) FROM app.orders", ALLOWED, ALLOWED),
+    Probe("readonly_user", "SELECT ssn FROM app.user_profiles", ALLOWED, REFUSED),
+    Probe("readonly_user", "SELECT app.order_total(2)", ALLOWED, REFUSED),
+    Probe("readonly_user", "UPDATE app.orders SET amount = 0", ALLOWED, REFUSED),
+    Probe("readonly_user", "CREATE TABLE public.planted (id int)", ALLOWED, REFUSED),
+    Probe("readonly_user", "CREATE TEMPORARY TABLE scratch (id int)", ALLOWED, REFUSED),
+    Probe("readonly_user", "SELECT 1", ALLOWED, REFUSED, database="postgres"),
+    Probe("analyst", "SELECT * FROM app.monthly_revenue", REFUSED, ALLOWED),
+    Probe("analyst", "SELECT id, country FROM app.users", ALLOWED, ALLOWED),
+    Probe("analyst", "SELECT email FROM app.users", ALLOWED, REFUSED),
+    Probe("analyst", "UPDATE app.user_profiles SET phone = NULL", ALLOWED, REFUSED),
+    Probe("old_reporter", "SELECT * FROM app.report_2025", ALLOWED, REFUSED),
+)
+
+# migration_user makes a table after the first run; nobody runs anything for it.
+NEW_TABLE = "CREATE TABLE app.coupons (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code text NOT NULL)"
+NEW_TABLE_PROBES = (
+    Probe("app_service", "INSERT INTO app.coupons (code) VALUES ('SPRING')", "", ALLOWED),
+    Probe("app_service", "DROP TABLE app.coupons", "", REFUSED),
+    Probe("readonly_user", "SELECT * FROM app.coupons", "", ALLOWED),
+    Probe("readonly_user", "DELETE FROM app.coupons", "", REFUSED),
+    Probe("analyst", "SELECT * FROM app.coupons", "", REFUSED),
+)
+
+
+def say(text: str = "") -> None:
+    """Print now, also into a pipe."""
+    print(text, flush=True)
+
+
+# Programs
+
+
+def environment() -> dict[str, str]:
+    """The environment of the programs that are run: nothing of the user's own settings of Ansible or PostgreSQL."""
+    kept = ("ANSIBLE_HOME", "ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_LOCALHOST_WARNING", "ANSIBLE_INVENTORY_UNPARSED_WARNING")
+    clean = {name: value for name, value in os.environ.items() if name in kept or not name.startswith(("ANSIBLE_", "PG"))}
+    return {**clean, "ANSIBLE_CONFIG": os.devnull, "ANSIBLE_NOCOLOR": "1", "PGCONNECT_TIMEOUT": "10"}
+
+
+def playbook(name: str, log: str, *options: str) -> str:
+    """Run a playbook against the demo's server; its output goes to a log and is returned."""
+    command = [
+        "ansible-playbook", "-i", str(DEMO / "inventory"), name,
+        "-e", f"@{OUTPUT / 'server.yml'}", "-e", f"@{OUTPUT / 'passwords.yml'}", *options,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=OUTPUT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    (OUTPUT / log).write_text(done.stdout, encoding="utf-8")
+    if done.returncode != 0:
+        raise DemoError(f"{name} failed (all of its output: {OUTPUT / log}):\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def recap(output: str) -> str:
+    """The counters of a playbook run, such as 'ok=2 changed=1 unreachable=0 failed=0'."""
+    found = re.search(r"^shop\s*:\s*(ok=\d+\s+changed=\d+\s+unreachable=\d+\s+failed=\d+)", output, re.MULTILINE)
+    if found is None:
+        raise DemoError(f"the playbook's output has no recap:\n{output[-2000:]}")
+    return re.sub(r"\s+", " ", found[1])
+
+
+def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple[str, str]:
+    """What comes of a probe, and the reason of a refusal. With a password over TCP, without one over the unix socket."""
+    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "127.0.0.1", "PGPASSWORD": password, "PGSSLMODE": "require"}
+    done = subprocess.run(
+        [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-f", "-"],
+        input=f"BEGIN;\n{probe.sql};\nROLLBACK;\n", capture_output=True, text=True, encoding="utf-8", check=False,
+        env={**environment(), **settings, "PGPORT": str(server.port), "PGUSER": probe.role, "PGDATABASE": probe.database},
+    )  # fmt: skip
+    if done.returncode == 0:
+        return ALLOWED, ""
+    error = re.search(r"ERROR:  (\w{5}): (.*)", done.stderr)
+    if error and error[1] == PERMISSION_DENIED:
+        return REFUSED, error[2]
+    fatal = re.search(r"FATAL:  (.*)", done.stderr)
+    if fatal and re.search(r"password authentication failed|permission denied|does not exist|not permitted", fatal[1]):
+        return REFUSED, fatal[1]
+    raise DemoError(f"psql as {probe.role}: {probe.sql}\n{done.stderr}")
+
+
+# The parts of the demo
+
+
+def load(server: servers.Server) -> int:
+    """Load the application; returns the number of rows."""
+    server.psql("CREATE DATABASE shop")
+    for file in sorted((DEMO / "sql").glob("*.sql")):
+        server.psql(file.read_text(encoding="utf-8"), db="shop")
+    tables = ("tenants", "users", "user_profiles", "projects", "orders")
+    return int(server.psql("SELECT " + " + ".join(f"(SELECT count(*) FROM app.{table})" for table in tables), db="shop"))
+
+
+def write_private(name: str, content: Mapping[str, object]) -> None:
+    """A YAML file that only this user may read, from its first byte on."""
+    handle = os.open(OUTPUT / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(handle, "w", encoding="utf-8") as file:
+        yaml.safe_dump(dict(content), file)
+
+
+def try_all(server: servers.Server, probes: tuple[Probe, ...], passwords: Mapping[str, str] | None) -> list[tuple[str, str]]:
+    """The outcomes of probes; raises DemoError where one is not as expected."""
+    outcomes: list[tuple[str, str]] = []
+    wrong: list[str] = []
+    for probe in probes:
+        outcome, reason = attempt(server, probe, passwords.get(probe.role, "none") if passwords is not None else None)
+        expected = probe.before if passwords is None else probe.after
+        if outcome != expected:
+            wrong.append(f"{probe.role}: {probe.sql}: {outcome} {reason}, expected: {expected}")
+        outcomes.append((outcome, reason))
+    if wrong:
+        raise DemoError("not as it should be:\n" + "\n".join(f"  {line}" for line in wrong))
+    return outcomes
+
+
+def changed_words(plan: str) -> str:
+    """The plan in short: every change that is no grant, and how many grants there are."""
+    lines = [line.strip() for line in plan.splitlines()]
+    headings = [line for line in lines if line == "server" or line.startswith("database ")]
+    changes = [line for line in lines if line and line not in headings]
+    roles = [line for line in changes if line.startswith("role ")]
+    return "\n".join([*roles, f"and {len(changes) - len(roles)} more"])
+
+
+def probe_lines(probes: tuple[Probe, ...], before: list[tuple[str, str]] | None, after: list[tuple[str, str]]) -> str:
+    """A table of statements with what came of them."""
+    rows: list[tuple[str, ...]] = []
+    for index, probe in enumerate(probes):
+        was = (before[index][0] if before else "",)
+        place = "" if probe.database == "shop" else f" (in database {probe.database})"
+        rows.append((probe.role, probe.sql + place, *was, " ".join(after[index]).strip()))
+    rows.insert(0, ("role", "statement", "before" if before else "", "now"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  ".join([*(row[column].ljust(widths[column]) for column in range(3) if widths[column]), row[3]]).rstrip() for row in rows)
+
+
+def demonstrate(server: servers.Server) -> None:
+    """Everything, with the server started."""
+    passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
+    write_private("passwords.yml", {"pg_users_passwords": passwords})
+    write_private("server.yml", {"pg_users_login_unix_socket": server.host, "pg_users_login_port": server.port})
+
+    rows = load(server)
+    say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")
+    before = try_all(server, PROBES, None)
+    playbook(str(DEMO / "matrix.yml"), "matrix-before.log", "-e", f"matrix_dir={OUTPUT} matrix_name=before")
+
+    say("2. What would be done: harden.yml --check --diff")
+    checked = playbook(HARDEN, "1-check.log", "--check", "--diff")
+    playbook(str(DEMO / "review.yml"), "review.log", "-e", f"review_dir={OUTPUT}")
+    plan = (OUTPUT / "plan.txt").read_text(encoding="utf-8")
+    say(f"    {recap(checked)}; the plan: .work/demo/plan.txt, as SQL: .work/demo/plan.sql")
+    if try_all(server, PROBES, None) != before:
+        raise DemoError("the check run changed something")
+
+    say("3. harden.yml")
+    first = recap(playbook(HARDEN, "2-harden.log", "--diff"))
+    say(f"    {first}")
+    server.psql(NEW_TABLE, db="shop", user="migration_user")
+    say("    migration_user makes a table, app.coupons")
+
+    say("4. harden.yml again")
+    second = recap(playbook(HARDEN, "3-again.log", "--diff"))
+    say(f"    {second}")
+    if "changed=0" not in second:
+        raise DemoError(f"the second run changed something: {OUTPUT / '3-again.log'}")
+
+    after = try_all(server, PROBES, passwords)
+    new = try_all(server, NEW_TABLE_PROBES, passwords)
+    playbook(str(DEMO / "matrix.yml"), "matrix-after.log", "-e", f"matrix_dir={OUTPUT} matrix_name=after")
+    stale = server.psql("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'")
+    if stale != "0":
+        raise DemoError(f"{stale} passwords are not SCRAM verifiers")
+
+    say("\nWhat was changed\n")
+    say(textwrap.indent(changed_words(plan), "  "))
+    say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with the new passwords)\n")
+    say(textwrap.indent(probe_lines(PROBES, before, after), "  "))
+    say("\nThe table that migration_user made after the first run\n")
+    say(textwrap.indent(probe_lines(NEW_TABLE_PROBES, None, new), "  "))
+    say(f"\nFirst run   {first}\nSecond run  {second}")
+
+
+def summary_of_files() -> None:
+    """Where to look."""
+    files = (
+        ("plan.txt", "what the first run changed, in the policy's terms"),
+        ("plan.sql", "the same as SQL, in order"),
+        ("2-harden.log, 3-again.log", "the two runs"),
+        ("matrix-before.txt, matrix-after.txt", "who could and can do what"),
+        ("policy-before.yml", "the policy that pg_access_info read from the server as it was found"),
+    )
+    say("\nWhere to look")
+    say(f"  the policy: demo/inventory/group_vars/postgresql/policy.yml, the playbook: playbooks/harden.yml, what it means: docs/access.md\n  in {OUTPUT}:")
+    width = max(len(name) for name, _what in files)
+    for name, what in files:
+        say(f"    {name.ljust(width)}  {what}")
+
+
+def run() -> None:
+    """The whole demo, one at a time in this directory."""
+    OUTPUT.parent.mkdir(exist_ok=True)
+    with open(OUTPUT.parent / "demo.lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError("another demo is running in this directory; wait until it is done") from None
+        if OUTPUT.exists():
+            shutil.rmtree(OUTPUT)
+        OUTPUT.mkdir()
+        say("1. A private PostgreSQL 18 with the demo application (the first time its programs are downloaded)")
+        server = servers.start(18)
+        try:
+            say(f"    PostgreSQL {server.version} in {server.host}")
+            demonstrate(server)
+        finally:
+            server.remove()
+            for name in ("passwords.yml", "server.yml"):
+                (OUTPUT / name).unlink(missing_ok=True)
+        summary_of_files()
+
+
+def interrupted(_signal: int, _frame: object) -> None:
+    """A signal ends the demo as Ctrl-C does, with everything cleaned up."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The exit status: 0, 1 with a message, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGHUP, interrupted)
+    try:
+        run()
+    except (DemoError, servers.ServerError, servers.SqlError, OSError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: stopped; the server is gone", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
