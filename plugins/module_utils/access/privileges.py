@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..core.document import Node, kind_of
+from ..core.errors import nearest
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -47,6 +49,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     PARAMETER: ("ALTER SYSTEM", "SET"),
 }
 
+_SPELLINGS: Mapping[str, str] = {"TEMP": "TEMPORARY", "ALL PRIVILEGES": ALL}
+
 _SINCE: Mapping[str, int] = {"MAINTAIN": 17}  # first major version
 
 
@@ -61,3 +65,30 @@ def expand(privileges: Iterable[str], kind: str, version: int) -> frozenset[str]
 def missing_in_version(privileges: Iterable[str], kind: str, version: int) -> list[tuple[str, int]]:
     """Privileges that this version does not know yet, each with the major version it exists from."""
     return sorted((word, _SINCE[word]) for word in privileges if word in WORDS[kind] and _SINCE.get(word, 0) > version // 10000)
+
+
+def read_privileges(node: Node, key: str, kind: str, required: bool = False, may_be_empty: bool = False) -> frozenset[str]:
+    """The privilege words at a key of the document, in upper case; mistakes are noted in the node. A word alone is a list of one."""
+    value = node.raw(key)
+    items = [value] if isinstance(value, str) else value
+    if items is None or items == []:
+        if required and (items is None or not may_be_empty):
+            node.mistake(key, "is missing" if items is None else f"grants nothing; accepted: {_accepted(kind)}")
+        return frozenset()
+    if not isinstance(items, (list, tuple)):
+        node.mistake(key, f"must be a list of privileges, not {kind_of(items)}")
+        return frozenset()
+    found = set()
+    for item in items:
+        word = " ".join(item.upper().split()) if isinstance(item, str) else ""
+        word = _SPELLINGS.get(word, word)
+        if word in WORDS[kind] or word == ALL:
+            found.add(word)
+        else:
+            told = f'unknown privilege "{item}"' if isinstance(item, str) else f"a privilege must be a string, not {kind_of(item)}"
+            node.mistake(key, f"{told} on a {kind}{nearest(word, (*WORDS[kind], ALL))}; accepted: {_accepted(kind)}")
+    return frozenset({ALL}) if ALL in found else frozenset(found)
+
+
+def _accepted(kind: str) -> str:
+    return ", ".join((*WORDS[kind], ALL))
