@@ -160,16 +160,16 @@ def _rights(objects: ObjectClass) -> list[Right]:
 
 def _grants(objects: Iterable[ObjectClass], all_of: Any) -> list[dict[str, Any]]:
     """Grant entries: objects with the same right share one, and say 'all' where they are all of their schema."""
-    by_right: dict[tuple[str, Right, str | None, tuple[str, ...]], set[str]] = {}
+    by_right: dict[tuple[str, Right], set[str]] = {}
     columns: dict[tuple[str, Right], set[str]] = {}
     for each in objects:
         for right in _rights(each):
             if each.column is not None:
                 columns.setdefault((each.name or "", right), set()).add(each.column)
             else:
-                by_right.setdefault((each.kind, right, None, ()), set()).add(each.name or "")
+                by_right.setdefault((each.kind, right), set()).update((each.name,) if each.name is not None else each.names or ())
     entries: list[dict[str, Any]] = []
-    for (kind, right, _column, _none), names in sorted(by_right.items(), key=lambda item: (item[0][0], item[0][1])):
+    for (kind, right), names in sorted(by_right.items()):
         whole = len(names) > 1 and names == all_of(kind)
         entries.append(_entry(right, {_KEYS[kind]: "all" if whole else sorted(names)}))
     for (table, right), of_table in sorted(columns.items()):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .model import DATABASE, PUBLIC, ObjectClass
+from .model import DATABASE, LANGUAGE, PUBLIC, TYPE, ObjectClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,17 +34,19 @@ LETTERS: Mapping[str, str] = {
 
 
 def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """One entry for each role and object on which it has any privilege: by itself, as the owner, as a member with INHERIT, or as PUBLIC.
+    """One entry for each role and object on which it has any privilege: by itself, as the owner, or as a member with INHERIT.
 
-    Superusers are left out: they may do anything. Columns count as objects of their own.
+    PUBLIC is a role of its own here, whose privileges everybody has besides. Superusers are left out: they may do anything. Columns count as
+    objects of their own. That everybody may use a type or a trusted language is not told.
     """
-    chosen = [name for name in (roles or sorted(cluster.roles)) if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))]
+    chosen = [name for name in (roles or sorted([PUBLIC, *cluster.roles])) if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))]
     reach = {name: _reach(cluster, name) for name in chosen}
     entries: list[dict[str, Any]] = []
     for database, objects in _objects(cluster, contents):
         held: dict[str, set[str]] = {}
         for entry in objects.acl:
-            held.setdefault(entry.grantee, set()).add(entry.privilege)
+            if entry.grantee != PUBLIC or objects.kind not in (TYPE, LANGUAGE):
+                held.setdefault(entry.grantee, set()).add(entry.privilege)
         for role in chosen:
             privileges = set().union(*(held.get(name, set()) for name in reach[role]))
             if privileges:
@@ -64,7 +66,7 @@ def _reach(cluster: Cluster, role: str) -> set[str]:
         inherits = entry.inherit if entry.inherit is not None else cluster.roles[entry.member].inherit
         if inherits:
             edges.setdefault(entry.member, set()).add(entry.role)
-    reached: set[str] = {PUBLIC}
+    reached: set[str] = set()
     frontier = {role}
     while frontier:
         name = frontier.pop()
@@ -98,7 +100,7 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
         row = (entry["database"] or "", entry["kind"], entry["object"])
-        cells.setdefault(row, {})[entry["role"]] = "".join(LETTERS.get(privilege, "?") for privilege in entry["privileges"])
+        cells.setdefault(row, {})[entry["role"]] = "".join(letter for privilege, letter in LETTERS.items() if privilege in entry["privileges"])
     table = [["database", "kind", "object", *roles]]
     table += [[*row, *(of_row.get(role, "-") for role in roles)] for row, of_row in sorted(cells.items())]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
