@@ -103,7 +103,7 @@ def environment() -> dict[str, str]:
     """The environment of the programs that are run: nothing of the user's own settings of Ansible or PostgreSQL."""
     kept = ("ANSIBLE_HOME", "ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_LOCALHOST_WARNING", "ANSIBLE_INVENTORY_UNPARSED_WARNING")
     clean = {name: value for name, value in os.environ.items() if name in kept or not name.startswith(("ANSIBLE_", "PG"))}
-    return {**clean, "ANSIBLE_CONFIG": os.devnull, "ANSIBLE_NOCOLOR": "1", "PGCONNECT_TIMEOUT": "10"}
+    return {**clean, "ANSIBLE_CONFIG": str(DEMO / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PGCONNECT_TIMEOUT": "10"}
 
 
 def playbook(name: str, log: str, *options: str) -> str:
