@@ -173,7 +173,7 @@ def try_all(server: servers.Server, probes: tuple[Probe, ...], passwords: Mappin
     outcomes: list[tuple[str, str]] = []
     wrong: list[str] = []
     for probe in probes:
-        outcome, reason = attempt(server, probe, passwords.get(probe.role, "none") if passwords is not None else None)
+        outcome, reason = attempt(server, probe, passwords.get(probe.role) if passwords is not None else None)
         expected = probe.before if passwords is None else probe.after
         if outcome != expected:
             wrong.append(f"{probe.role}: {probe.sql}: {outcome} {reason}, expected: {expected}")
@@ -184,12 +184,11 @@ def try_all(server: servers.Server, probes: tuple[Probe, ...], passwords: Mappin
 
 
 def changed_words(plan: str) -> str:
-    """The plan in short: every change that is no grant, and how many grants there are."""
-    lines = [line.strip() for line in plan.splitlines()]
-    headings = [line for line in lines if line == "server" or line.startswith("database ")]
-    changes = [line for line in lines if line and line not in headings]
-    roles = [line for line in changes if line.startswith("role ")]
-    return "\n".join([*roles, f"and {len(changes) - len(roles)} more"])
+    """The plan, with the objects that got a new owner counted in one line."""
+    owners = re.findall(r"^  (?!schema|\d).*: (owner \S+ -> \S+)$\n", plan, re.MULTILINE)
+    short = re.sub(r"^  (?!schema|\d).*: owner \S+ -> \S+$\n", "", plan, flags=re.MULTILINE)
+    counted = "".join(f"  {owners.count(owner)} tables, sequences, functions and types: {owner}\n" for owner in sorted(set(owners)))
+    return re.sub(r"^(  schema .*: owner .*\n)", lambda found: found[1] + counted, short, count=1, flags=re.MULTILINE).rstrip()
 
 
 def probe_lines(probes: tuple[Probe, ...], before: list[tuple[str, str]] | None, after: list[tuple[str, str]]) -> str:
