@@ -292,7 +292,8 @@ def _holdings(database: Database, roles: Sequence[str]) -> tuple[Holding, ...]:
     if not roles:
         return ()
     rows = database.query(
-        "SELECT r.rolname, CASE s.deptype WHEN 'o' THEN 'owns' WHEN 'r' THEN 'policy' ELSE 'granted' END, d.datname, count(*)"
+        "SELECT r.rolname, CASE WHEN s.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass THEN 'granted'"
+        " WHEN s.deptype = 'o' THEN 'owns' WHEN s.deptype = 'r' THEN 'policy' ELSE 'granted' END, d.datname, count(*)"
         " FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
         " LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid WHERE r.rolname = ANY(%(roles)s) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
         {"roles": list(roles)},
@@ -552,7 +553,7 @@ def _owned(database: Database, roles: Sequence[str]) -> dict[str, tuple[str, ...
         "SELECT r.rolname, pg_catalog.pg_describe_object(s.classid, s.objid, s.objsubid) FROM pg_catalog.pg_shdepend s"
         " JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
         " JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() AND s.dbid = d.oid"
-        " WHERE s.deptype = 'o' AND r.rolname = ANY(%(roles)s)",
+        " WHERE s.deptype = 'o' AND s.classid <> 'pg_catalog.pg_default_acl'::pg_catalog.regclass AND r.rolname = ANY(%(roles)s)",
         {"roles": list(roles)},
     ):
         owned.setdefault(role, set()).add(description)

@@ -20,6 +20,7 @@ from .model import (
 )
 from .privileges import COLUMN, missing_in_version
 from .reconcile_defaults import KIND_OF_TYPE
+from .reconcile_grants import counted
 from .scope import Scope, like, normalized_signature
 
 if TYPE_CHECKING:
@@ -124,14 +125,14 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
     paths = {role.name: role for role in scope.policy.absent_roles}
     for holding in cluster.holdings:
         role = paths[holding.role]
-        place = f'database "{holding.database}"' if holding.database else "the server"
+        place = f'database "{holding.database}"' if holding.database else "the whole server"
         if holding.what == "owns" and not role.reassign_to:
-            yield Mistake(role.path, f"still owns {holding.count} objects in {place}; name a role in reassign_to (nothing is ever dropped)")
+            yield Mistake(role.path, f"still owns {counted(holding.count)} in {place}; name a role in reassign_to (nothing is ever dropped)")
         elif holding.what == "policy":
             yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
         elif holding.database is not None and holding.database not in named:
             told = "owns" if holding.what == "owns" else "holds privileges on"
-            yield Mistake(role.path, f"{told} {holding.count} objects in {place}; add that database to the policy (an empty entry is enough)")
+            yield Mistake(role.path, f"{told} {counted(holding.count)} in {place}; add that database to the policy (an empty entry is enough)")
 
 
 def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from ..core.errors import BulwarkError, Mistake, PolicyError
-from ..core.plan import Patience, Plan, apply_in_transaction
+from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction
 from .catalog import Cluster, Contents, read_cluster, read_contents
 from .checks import cluster_mistakes, contents_mistakes
 from .guard import check_revocations, count_existing, lockout_mistakes
@@ -25,6 +25,8 @@ from .reconcile_roles import password_notes
 from .scope import Scope, scope_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..core.database import Database as Session
     from ..core.database import Server
     from .model import Database, Policy
@@ -79,6 +81,8 @@ class Convergence:
         scope = self._scope(cluster)
         mistakes = cluster_mistakes(scope, cluster)
         if mistakes:
+            # A plan would make no sense now, but a person wants to hear of all mistakes at once.
+            mistakes.extend(self._mistakes_within(scope, cluster))
             raise PolicyError(mistakes, self._options.path_prefix)
         databases: list[tuple[Database, Plan]] = []
         existing = len(cluster.memberships)
@@ -102,6 +106,14 @@ class Convergence:
         )
         check_revocations(planned.whole, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
         return planned
+
+    def _mistakes_within(self, scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
+        for database in self._policy.databases:
+            facts = cluster.databases.get(database.name)
+            if facts is not None and facts.connectable:
+                with self._server.connect(database.name) as session, session.reading():
+                    contents = read_contents(session, wanted_details(scope, database.name))
+                yield from contents_mistakes(scope, contents)
 
     def _read_cluster(self, session: Session) -> Cluster:
         return read_cluster(session, [role.name for role in self._policy.absent_roles])
@@ -137,30 +149,51 @@ class Convergence:
         retries = 0
         done: list[str] = []
         try:
-            if planned.before or planned.creations:
-                retries += self._apply_cluster(planned)
-                done.append("roles and memberships")
+            with self._server.connect() as session:
+                if planned.before:
+                    retries += self._apply_part(session, planned.before, lambda: self._cluster_left(session))
+                    done.append("roles and memberships")
+                for change in planned.creations.changes:
+                    retries += self._create(session, change)
+                    done.append(f"creation of {change.object}")
             for database, part in planned.databases:
                 if part:
                     retries += self._apply_database(database, part)
                     done.append(f'database "{database.name}"')
             if planned.removals:
                 with self._server.connect() as session:
-                    retries += apply_in_transaction(session, planned.removals.changes, lambda: self._removals_left(session), self._options.patience)
+                    retries += self._apply_part(session, planned.removals, lambda: self._removals_left(session))
         except BulwarkError as error:
             if not done:
                 raise
             raise BulwarkError(f"{error}\nDone before that, each in its own transaction: {', '.join(done)}. Run again to finish.") from None
         return retries
 
-    def _apply_cluster(self, planned: Planned) -> int:
-        with self._server.connect() as session:
-            retries = 0
-            if planned.before:
-                retries = apply_in_transaction(session, planned.before.changes, lambda: self._cluster_left(session), self._options.patience)
-            for change in planned.creations.changes:
-                change.run(session)
-            return retries
+    def _apply_part(self, session: Session, part: Plan, left: Callable[[], Plan]) -> int:
+        """One transaction. Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew."""
+        for retries in range(self._options.patience.retries + 1):
+            try:
+                return retries + apply_in_transaction(session, part.changes, left, self._options.patience)
+            except BulwarkError:
+                fresh = part if session.closed else self._planned_anew(session, left)
+                if fresh.diff() == part.diff() or retries == self._options.patience.retries:
+                    raise
+                part = fresh
+                if not part:
+                    return retries
+        raise AssertionError("the last attempt returns or raises")
+
+    def _planned_anew(self, session: Session, left: Callable[[], Plan]) -> Plan:
+        with session.reading():
+            return left()
+
+    def _create(self, session: Session, change: Change) -> int:
+        try:
+            return apply_alone(session, change, self._options.patience)
+        except BulwarkError:
+            if session.closed or change.object not in {f"database {name}" for name in self._read_cluster(session).databases}:
+                raise
+            return 1
 
     def _cluster_left(self, session: Session) -> Plan:
         cluster = self._read_cluster(session)
@@ -172,7 +205,7 @@ class Convergence:
 
     def _apply_database(self, database: Database, part: Plan) -> int:
         with self._server.connect(database.name) as session:
-            return apply_in_transaction(session, part.changes, lambda: self._database_left(database, session), self._options.patience)
+            return self._apply_part(session, part, lambda: self._database_left(database, session))
 
     def _database_left(self, database: Database, session: Session) -> Plan:
         cluster = self._read_cluster(session)

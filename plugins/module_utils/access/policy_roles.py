@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from ..core import scram
-from ..core.document import Node, kind_of
+from ..core.document import Node, entries_of, kind_of
 from ..core.errors import Mistake, nearest
-from ..core.identifiers import name_problem, role_name_problem
+from ..core.identifiers import name_problem, role_name_problem, text_problem
 from .catalog import LIST_PARAMETERS, split_setting
 from .model import AbsentRole, Membership, Role
 
@@ -32,6 +33,8 @@ _KEYS = (
 )
 _ABSENT_KEYS = ("state", "reassign_to")
 _MEMBER_KEYS = ("role", "admin", "inherit", "set", "grantor")
+# A parameter, or a custom one with a prefix; PostgreSQL folds their case.
+_PARAMETER = re.compile(r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -81,7 +84,7 @@ def _read_absent(node: Node, name: str, passwords: Mapping[str, Any]) -> AbsentR
 
 
 def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool) -> Role:
-    secret = _secret(node, passwords.get(name))
+    secret = _secret(passwords.get(name), f"passwords.{name}", node.mistakes)
     has_password = node.boolean("has_password")
     if secret is not None and has_password is False:
         node.mistake("has_password", "is false, but passwords has an entry for this role")
@@ -96,7 +99,7 @@ def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool)
         connection_limit=node.integer("connection_limit", -1 if exact else None, -1),
         valid_until=_valid_until(node, "infinity" if exact else None),
         comment=node.text("comment"),
-        settings={**_settings(node, "settings", None), **_database_settings(node)},
+        settings=_all_settings(node),
         member_of=_memberships(node, name),
         password=secret,
         has_password=has_password,
@@ -105,24 +108,22 @@ def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool)
     )
 
 
-def _secret(node: Node, value: object) -> str | None:
-    place = f"passwords.{node.path.rpartition('roles.')[2]}"
+def _secret(value: object, path: str, mistakes: list[Mistake]) -> str | None:
+    problem = None
     if value is None:
         return None
     if not isinstance(value, str):
-        node.mistakes.append(Mistake(place, f"must be a string, not {kind_of(value)}; quote it"))
-        return None
-    if not value:
-        node.mistakes.append(Mistake(place, "must not be empty; for a role without a password say has_password: false"))
-        return None
-    if "\0" in value:
-        node.mistakes.append(Mistake(place, "must not hold the character NUL"))
-        return None
-    if scram.kind(value) == "md5":
-        node.mistakes.append(Mistake(place, "is an md5 verifier; give the plain password or a SCRAM-SHA-256 verifier"))
-        return None
-    if value.startswith("SCRAM-SHA-256$") and not scram.is_verifier(value):
-        node.mistakes.append(Mistake(place, "begins like a SCRAM-SHA-256 verifier but is none"))
+        problem = f"must be a string, not {kind_of(value)}; quote it"
+    elif not value:
+        problem = "must not be empty; for a role without a password say has_password: false"
+    elif text_problem(value):
+        problem = text_problem(value)
+    elif scram.kind(value) == "md5":
+        problem = "is an md5 verifier; give the plain password or a SCRAM-SHA-256 verifier"
+    elif value.startswith("SCRAM-SHA-256$") and not scram.is_verifier(value):
+        problem = "begins like a SCRAM-SHA-256 verifier but is none"
+    if problem:
+        mistakes.append(Mistake(path, problem))
         return None
     return str(value)
 
@@ -151,29 +152,27 @@ def _valid_until(node: Node, default: str | None) -> str | None:
     return str((moment - _EPOCH) // timedelta(microseconds=1))
 
 
-def _database_settings(node: Node) -> dict[tuple[str | None, str], object]:
-    settings: dict[tuple[str | None, str], object] = {}
+def _all_settings(node: Node) -> dict[tuple[str | None, str], object]:
+    settings = _settings(node.mapping("settings"), None, node.mistakes)
     for database, value, path in node.mapping("database_settings"):
-        inner = Node({"settings": value}, path, node.mistakes, ("settings",))
-        settings.update(_settings(inner, "settings", database))
+        settings.update(_settings(entries_of(value, path, node.mistakes), database, node.mistakes))
     return settings
 
 
-def _settings(node: Node, key: str, database: str | None) -> dict[tuple[str | None, str], object]:
+def _settings(entries: Iterable[tuple[str, Any, str]], database: str | None, mistakes: list[Mistake]) -> dict[tuple[str | None, str], object]:
     settings: dict[tuple[str | None, str], object] = {}
-    for name, value, path in node.mapping(key):
-        place = path if database is None else path.replace(".settings.", ".", 1) if ".database_settings." not in path else path
+    for name, value, path in entries:
         if isinstance(value, bool):
             plain: object = "on" if value else "off"
-        elif isinstance(value, (int, float, str)):
+        elif isinstance(value, (int, float, str)) and not text_problem(str(value)):
             plain = split_setting(name.lower(), str(value))
         elif isinstance(value, (list, tuple)) and name.lower() in LIST_PARAMETERS and all(isinstance(item, str) for item in value):
             plain = tuple(str(item) for item in value)
         else:
-            node.mistakes.append(Mistake(place, f"must be a string, a number or a boolean, not {kind_of(value)}"))
+            mistakes.append(Mistake(path, f"must be a string, a number or a boolean, not {kind_of(value)}"))
             continue
-        if not all(part and part.replace("_", "a").replace("$", "a").isalnum() for part in name.split(".")):
-            node.mistakes.append(Mistake(place, f'"{name}" is no name of a parameter'))
+        if not _PARAMETER.match(name):
+            mistakes.append(Mistake(path, f'"{name}" is no name of a parameter'))
             continue
         settings[(database, name)] = plain
     return settings

@@ -12,7 +12,7 @@ from ..core.plan import Change, Plan
 from .catalog import Cluster, Contents, DatabaseFacts, Wanted, like_pattern
 from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, PUBLIC, SCHEMA, TABLE, VIEW, AclEntry, Database, ObjectClass, Schema
 from .reconcile_defaults import plan_defaults
-from .reconcile_grants import needs_names, plan_grants
+from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
 
@@ -50,12 +50,12 @@ def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: int | None) ->
     changes += plan_settings(scope, cluster, None, named)
     owned, objects, _incomplete = plan_owners(scope, None, _shared_objects(scope, cluster, named), {})
     changes += owned
-    changes += plan_grants(scope, None, [each for each in objects if each.kind != DATABASE])
+    changes += plan_grants(scope, None, objects)
     return Plan(tuple(changes))
 
 
 def _shared_objects(scope: Scope, cluster: Cluster, named: list[str]) -> list[ObjectClass]:
-    """Tablespaces and parameters, the parameters that only the policy speaks of, and the databases it does not name but whose owner goes."""
+    """Tablespaces, parameters, and what the roles that go have of databases that the policy does not name."""
     objects = list(cluster.objects)
     known = {each.name for each in objects if each.kind == PARAMETER}
     for grant in scope.grants.get((None, PARAMETER, None), ()):
@@ -63,11 +63,12 @@ def _shared_objects(scope: Scope, cluster: Cluster, named: list[str]) -> list[Ob
             if name not in known:
                 known.add(name)
                 objects.append(ObjectClass(PARAMETER, cluster.bootstrap, (), name=name, names=(name,)))
-    objects.extend(
-        ObjectClass(DATABASE, facts.owner, facts.acl, name, None, name, (name,))
-        for name, facts in sorted(cluster.databases.items())
-        if name not in named and facts.owner in scope.reassigned
-    )
+    going = {role.name for role in scope.policy.absent_roles}
+    for name, facts in sorted(cluster.databases.items()):
+        # Of a database that the policy does not name, only what the roles that go own or hold is looked at.
+        held = tuple(entry for entry in facts.acl if entry.grantee in going)
+        if name not in named and (held or facts.owner in scope.reassigned):
+            objects.append(ObjectClass(DATABASE, facts.owner, held, name, None, name, (name,)))
     return objects
 
 
@@ -140,7 +141,7 @@ def _reassignments(scope: Scope, contents: Contents) -> list[Change]:
     return [
         Change(
             f"role {old}",
-            f"{len(contents.owned[old])} objects of {old}: owner -> {new} ({', '.join(contents.owned[old][:5])}"
+            f"{counted(len(contents.owned[old]))} of {old}: owner -> {new} ({', '.join(contents.owned[old][:5])}"
             + (" ..." if len(contents.owned[old]) > 5 else "")
             + ")",
             st.compose("REASSIGN OWNED BY {} TO {}", st.identifier(old), st.identifier(new)),

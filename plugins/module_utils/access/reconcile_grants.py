@@ -310,3 +310,8 @@ def describe(kind: str, schema: str | None, names: Sequence[str]) -> str:
     if len(shown) > 8:
         return f"{len(shown)} {kind}s {', '.join(shown[:3])} ... {shown[-1]}"
     return f"{kind} {', '.join(shown)}"
+
+
+def counted(count: int) -> str:
+    """'1 object', '2 objects'."""
+    return f"{count} object{'s' if count != 1 else ''}"

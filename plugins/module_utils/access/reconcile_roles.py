@@ -199,24 +199,24 @@ def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None)
         if options == before:
             return []
         listed = ", ".join(f"{name} {'TRUE' if value else 'FALSE'}" for name, value in options.items())
-        return [_membership_change(wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+ ({listed})")]
+        return [_membership_change(wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+MEMBER ({listed})")]
     if keep is None or (wanted.admin and not keep.admin):
         ending = " WITH ADMIN OPTION" if wanted.admin else ""
-        return [_membership_change(wanted, "GRANT", "", ending, None, f"+{ending}")]
+        return [_membership_change(wanted, "GRANT", "", ending, None, f"+MEMBER{ending}")]
     if keep.admin and not wanted.admin and scope.mode != "additive":
-        return [_membership_change(wanted, "REVOKE", "ADMIN OPTION FOR ", "", None, "- ADMIN OPTION")]
+        return [_membership_change(wanted, "REVOKE", "ADMIN OPTION FOR ", "", None, "-ADMIN OPTION")]
     return []
 
 
 def _membership_revocation(scope: Scope, entry: Membership) -> Change:
-    return _membership_change(entry, "REVOKE", "", "", entry.grantor if scope.major >= 16 else None, "-")
+    return _membership_change(entry, "REVOKE", "", "", entry.grantor if scope.major >= 16 else None, "-MEMBER")
 
 
 def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, grantor: str | None, told: str) -> Change:
     by = st.compose(" GRANTED BY {}", st.identifier(grantor)) if grantor else st.keywords("")
     return Change(
         object=f"role {entry.role}",
-        words=f"{entry.member}: member of {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
+        words=f"{entry.member}: role {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
         statement=st.compose(
             "{} {}{} {} {}{}{}",
             st.keywords(verb),

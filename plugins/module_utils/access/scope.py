@@ -133,7 +133,7 @@ class Scope:
             if "(" in item:
                 return normalized_signature(item) == objects.name
             return like(item, bare)
-        if "*" in item and self._left_to_parent(objects):
+        if "*" in item and (objects.extension or self._left_to_parent(objects)):
             return False
         return like(item, objects.name)
 

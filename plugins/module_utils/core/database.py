@@ -39,8 +39,9 @@ _SILENT_SETTINGS: Mapping[str, str] = {
 # What shows a statement that succeeds; the others show one that fails or are redacted by their own software.
 _TELLTALES = ("log_statement", "log_min_duration_statement", "log_min_duration_sample", "log_transaction_sample_rate")
 
-# SQLSTATEs after which the same transaction may well succeed: lock_not_available, deadlock_detected, serialization_failure.
-_TRANSIENT_STATES = frozenset({"55P03", "40P01", "40001"})
+# SQLSTATEs after which the same transaction may well succeed: lock_not_available, deadlock_detected, serialization_failure,
+# and object_in_use, which CREATE DATABASE gets while somebody is connected to its template.
+_TRANSIENT_STATES = frozenset({"55P03", "40P01", "40001", "55006"})
 
 
 class StatementError(BulwarkError):
@@ -95,6 +96,11 @@ class Database:
     def close(self) -> None:
         """End the session; an open transaction is rolled back by the server."""
         self._connection.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, by close() or by a lost connection."""
+        return bool(self._connection.closed)
 
     @property
     def major(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable
 
 from .errors import Mistake, nearest
+from .identifiers import text_problem
 
 _TRUE = frozenset({"yes", "true", "on"})
 _FALSE = frozenset({"no", "false", "off"})
@@ -70,7 +71,7 @@ class Node:
         self.mistake(key, f"must be true or false, not {kind_of(value)}")
         return default
 
-    def text(self, key: str, problem: Callable[[str], str | None] | None = None) -> str | None:
+    def text(self, key: str, problem: Callable[[str], str | None] = text_problem) -> str | None:
         """A string, or None. problem: says what is wrong with it."""
         value = self._values.get(key)
         if value is None:
@@ -78,7 +79,7 @@ class Node:
         if not isinstance(value, str):
             self.mistake(key, f"must be a string, not {kind_of(value)}")
             return None
-        found = problem(value) if problem else None
+        found = problem(value)
         if found:
             self.mistake(key, found)
             return None
@@ -129,18 +130,7 @@ class Node:
 
     def mapping(self, key: str) -> Iterator[tuple[str, Any, str]]:
         """The entries of a mapping of names: (name, value, path)."""
-        value = self._values.get(key)
-        if value is None:
-            return
-        if not isinstance(value, Mapping):
-            self.mistake(key, f"must be a mapping of names, not {kind_of(value)}")
-            return
-        for name in sorted(value, key=str):
-            path = f"{self.at(key)}.{name}"
-            if isinstance(name, str):
-                yield str(name), value[name], path
-            else:
-                self.mistakes.append(Mistake(path, f"a name must be a string, not {kind_of(name)}; quote it"))
+        return entries_of(self._values.get(key), self.at(key), self.mistakes)
 
     def entries(self, key: str) -> Iterator[tuple[Any, str]]:
         """The entries of a list: (value, path)."""
@@ -152,3 +142,17 @@ class Node:
             return
         for position, item in enumerate(value):
             yield item, f"{self.at(key)}[{position}]"
+
+
+def entries_of(value: object, path: str, mistakes: list[Mistake]) -> Iterator[tuple[str, Any, str]]:
+    """The entries of a mapping of names at a path: (name, value, path), sorted by name."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        mistakes.append(Mistake(path, f"must be a mapping of names, not {kind_of(value)}"))
+        return
+    for name in sorted(value, key=str):
+        if isinstance(name, str):
+            yield str(name), value[name], f"{path}.{name}"
+        else:
+            mistakes.append(Mistake(f"{path}.{name}", f"a name must be a string, not {kind_of(name)}; quote it"))

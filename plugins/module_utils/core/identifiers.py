@@ -7,16 +7,25 @@ from __future__ import annotations
 MAX_BYTES = 63  # NAMEDATALEN - 1 in every ordinary build
 
 
+def text_problem(text: str) -> str | None:
+    """Why PostgreSQL cannot hold the text, or None."""
+    if "\0" in text:
+        return "must not hold the character NUL"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "must be valid Unicode"
+    return None
+
+
 def name_problem(name: str) -> str | None:
     """Why PostgreSQL cannot hold the name as it is, or None. Any other character is fine; statements quote every name."""
     if not name:
         return "a name must not be empty"
-    if "\0" in name:
-        return "a name must not hold the character NUL"
-    try:
-        length = len(name.encode("utf-8"))
-    except UnicodeEncodeError:
-        return "a name must be valid Unicode"
+    problem = text_problem(name)
+    if problem:
+        return problem
+    length = len(name.encode("utf-8"))
     if length > MAX_BYTES:
         return f"a name may have {MAX_BYTES} bytes, this one has {length}; PostgreSQL would truncate it"
     return None

@@ -126,21 +126,34 @@ def apply_in_transaction(database: Database, changes: Iterable[Change], still_le
     Raises BulwarkError that names the failing change; the database is then as it was.
     """
     steps = tuple(changes)
-    for attempt in range(patience.retries + 1):
+
+    def attempt() -> None:
+        with database.writing(patience.lock_timeout, ADVISORY_LOCK):
+            for step in steps:
+                step.run(database)
+            left = still_left()
+            if left:
+                raise BulwarkError(f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}")
+
+    return _patiently(database, attempt, patience)
+
+
+def apply_alone(database: Database, change: Change, patience: Patience) -> int:
+    """Execute a change that cannot run in a transaction; returns how often it had to be retried."""
+    return _patiently(database, lambda: change.run(database), patience)
+
+
+def _patiently(database: Database, attempt: Callable[[], None], patience: Patience) -> int:
+    for retries in range(patience.retries + 1):
         try:
-            with database.writing(patience.lock_timeout, ADVISORY_LOCK):
-                for step in steps:
-                    step.run(database)
-                left = still_left()
-                if left:
-                    raise BulwarkError(f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}")
-            return attempt
+            attempt()
+            return retries
         except StatementError as error:
             if error.lost:
-                raise BulwarkError(f"{_place(database)}: the connection was lost, its transaction is rolled back: {error}") from None
-            if not error.transient or attempt == patience.retries:
-                raise BulwarkError(_failure(database, error, attempt)) from None
-            time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + random.random()))
+                raise BulwarkError(f"{_place(database)}: the connection was lost and its transaction is rolled back: {error}") from None
+            if not error.transient or retries == patience.retries:
+                raise BulwarkError(_failure(database, error, retries)) from None
+            time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**retries) * (0.5 + random.random()))
     raise AssertionError("the last attempt returns or raises")
 
 
