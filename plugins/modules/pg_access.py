@@ -163,7 +163,7 @@ mistakes:
   elements: dict
   sample:
     - path: pg_users_roles.app_service.logn
-      message: 'unknown key (did you mean "login"?)'
+      message: 'unknown key (did you mean "login"?); accepted: state, login, superuser'
 """
 
 from typing import TYPE_CHECKING, Any

@@ -70,6 +70,7 @@ class Step:
     grant_option: bool = False
     grantor: str | None = None  # where it is not the owner
     passed_on: tuple[str, ...] = ()  # what goes with it because the grantee had passed it on
+    through_schema: bool = False  # the grantor has no USAGE on the schema
 
 
 def declared_rights(scope: Scope, objects: ObjectClass, grants: Iterable[Grant] | None = None) -> Rights:
@@ -196,7 +197,19 @@ def plan_grants(scope: Scope, database: str | None, objects: Sequence[ObjectClas
                 for name in with_columns.intersection((each.schema, name) for name in each.names or ()):
                     gone.setdefault(name, set()).update(lost)
     on_columns = [(each, step) for each in columns for step in steps_for(scope, each, frozenset(gone.get((each.schema, each.name), ())))]
-    return _statements(database, steps) + _statements(database, on_columns)
+    # What a grantor has to take back itself comes first, while it still has its option, and columns before their tables.
+    may_enter = {(each.schema, entry.grantee) for each in tables if each.kind == SCHEMA for entry in each.acl if entry.privilege == "USAGE"}
+    by_grantors = [pair for pair in on_columns if pair[1].grantor] + [pair for pair in steps if pair[1].grantor]
+    changes = [change for pair in by_grantors for change in _statements(database, [_with_entry(pair, may_enter)])]
+    changes += _statements(database, (pair for pair in steps if not pair[1].grantor))
+    return changes + _statements(database, (pair for pair in on_columns if not pair[1].grantor))
+
+
+def _with_entry(pair: tuple[ObjectClass, Step], may_enter: set[tuple[str | None, str]]) -> tuple[ObjectClass, Step]:
+    """A grantor without USAGE on the schema gets it for the moment of its statement."""
+    objects, step = pair
+    needed = objects.schema is not None and (objects.schema, step.grantor) not in may_enter
+    return objects, replace(step, through_schema=needed)
 
 
 def _with_undeclared(scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Contents | None) -> Iterable[ObjectClass]:
@@ -238,7 +251,7 @@ def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]])
         names.sort()
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            order = (_ACTION_ORDER[step.action], step.grantor is None, _KIND_ORDER.index(kind), schema or "", who, step.privileges, on_columns, batch)
+            order = (_ACTION_ORDER[step.action], _KIND_ORDER.index(kind), schema or "", who, step.privileges, on_columns, batch)
             changes.append((order, _change(database, kind, schema, step, who, on_columns, batch)))
     return [change for _order, change in sorted(changes, key=lambda pair: pair[0])]
 
@@ -290,7 +303,11 @@ def _statement(kind: str, schema: str | None, step: Step, grantees: Sequence[str
     if step.grantor is None:
         return statement
     # Only the grantor itself can take back what it gave: GRANTED BY accepts nobody else for privileges on objects.
-    return st.compose("SET LOCAL ROLE {}; {}; RESET ROLE", st.identifier(step.grantor), statement)
+    taken_back = st.compose("SET LOCAL ROLE {}; {}; RESET ROLE", st.identifier(step.grantor), statement)
+    if not step.through_schema:
+        return taken_back
+    entry = (st.identifier(schema or ""), st.identifier(step.grantor))
+    return st.compose("GRANT USAGE ON SCHEMA {0} TO {1}; {2}; REVOKE USAGE ON SCHEMA {0} FROM {1}", *entry, taken_back)
 
 
 def qualified(kind: str, schema: str | None, name: str) -> Any:

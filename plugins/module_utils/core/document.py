@@ -40,7 +40,7 @@ class Node:
         known = list(accepted)
         for key, item in (value or {}).items():
             if not isinstance(key, str) or key not in known:
-                self.mistake("", f'unknown key "{key}"{nearest(str(key), known)}; accepted: {", ".join(known)}')
+                self.mistake(str(key), f"unknown key{nearest(str(key), known)}; accepted: {', '.join(known)}")
             else:
                 self._values[str(key)] = item
 
