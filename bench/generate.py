@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[list[str], list[str]]] = {
     "deployer": (["ALL"], ["ALL"]),
 }
 
+Rights = set[tuple[str, str, str, str]]  # (kind, object, role, privilege)
+
 _PRIVILEGES = """
     SELECT kind, name, grantee, privilege_type FROM (
         SELECT 'relation', n.nspname || '.' || c.relname, a.grantee::regrole::text, a.privilege_type
@@ -112,7 +114,7 @@ def drop_databases(server: Any, names: Iterable[str]) -> None:
     run(server, [f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in names])
 
 
-def privileges(server: Any, database: str, roles: Sequence[str]) -> set[tuple[str, str, str, str]]:
+def privileges(server: Any, database: str, roles: Sequence[str]) -> Rights:
     """(kind, object, role, privilege) of everything that the roles hold in a database, read from its catalogs."""
     with closing(connect(server, database)) as connection, connection.cursor() as cursor:
         cursor.execute(_PRIVILEGES, (list(roles),))
