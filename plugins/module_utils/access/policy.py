@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-from ..core.document import Node
+from ..core.document import Node, quoted, told
 from ..core.errors import Mistake, PolicyError, nearest
-from ..core.identifiers import name_problem, schema_name_problem
+from ..core.identifiers import function_problem, name_problem, one_role_problem, parameter_problem, pattern_problem, schema_name_problem
 from .model import (
     DATABASE,
     DEFAULT_TYPES,
@@ -32,13 +33,15 @@ from .model import (
     Role,
     Schema,
 )
+from .policy_checks import check_columns, check_defaults
 from .policy_roles import read_roles
-from .privileges import ALL, COLUMN, read_privileges
+from .privileges import COLUMN, read_privileges
 from .profiles import Assignment, Profile, closed_to_public, expand, read_assignments, read_profiles
 from .reconcile_defaults import BUILT_IN, KIND_OF_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import Callable
 
 _TOP_KEYS = ("roles", "profiles", "grants", "databases")
 _DATABASE_KEYS = ("owner", "comment", "template", "encoding", "locale", "grants", "default_privileges", "schemas")
@@ -55,6 +58,7 @@ _DATABASE_TARGETS: Mapping[str, str] = {
 }
 _SCHEMA_TARGETS: Mapping[str, str] = {"tables": TABLE, "views": VIEW, "sequences": SEQUENCE, "functions": FUNCTION, "types": TYPE}
 _MAY_BE_ALL = frozenset({TABLE, VIEW, SEQUENCE, FUNCTION, TYPE, LARGE_OBJECT})
+_PROBLEMS: Mapping[str, Callable[[str], str | None]] = {FUNCTION: function_problem, PARAMETER: parameter_problem}
 
 
 def read_policy(document: Mapping[str, Any], passwords: Mapping[str, Any] | None = None, mode: str = "managed", path_prefix: str = "") -> Policy:
@@ -64,16 +68,16 @@ def read_policy(document: Mapping[str, Any], passwords: Mapping[str, Any] | None
     """
     mistakes: list[Mistake] = []
     node = Node(document, "", mistakes, _TOP_KEYS)
-    roles, absent = read_roles(node, passwords or {}, exact=mode != "additive")
+    roles, absent = read_roles(node, passwords, exact=mode != "additive")
     profiles = read_profiles(node)
     reader = _Reader({role.name: role for role in roles}, profiles, mistakes)
     reader.read_grants(node, None, None)
     for name, value, path in node.mapping("databases"):
         reader.read_database(name, value, path)
     gone = {role.name for role in absent}
-    places = [(each.path, each.grantees) for each in reader.grants] + [(each.path, each.grantees) for each in reader.defaults]
-    mistakes.extend(Mistake(path, f'role "{name}" is declared absent') for path, names in places for name in names if name in gone)
-    _check_columns(reader.grants, mistakes)
+    mistakes.extend(Mistake(path, f"role {quoted(name)} is declared absent") for path, name in reader.references() if name in gone)
+    check_columns(reader.grants, mistakes)
+    check_defaults(reader.defaults, mistakes)
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
     return Policy(
@@ -95,6 +99,19 @@ class _Reader:
         self._roles = roles
         self._profiles = profiles
         self._mistakes = mistakes
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Every role that databases, grants and default privileges speak of, with the place."""
+        for grant in self.grants:
+            yield from ((grant.path, name) for name in grant.grantees)
+        for default in self.defaults:
+            yield from ((default.path, name) for name in (default.owner, *default.grantees))
+        for database in self.databases:
+            if database.owner is not None:
+                yield f"{database.path}.owner", database.owner
+            for schema in database.schemas:
+                owners = (("owner", schema.owner), ("objects_owner", schema.objects_owner))
+                yield from ((f"{schema.path}.{key}", name) for key, name in owners if name is not None)
 
     def read_database(self, name: str, value: object, path: str) -> None:
         """One entry of databases."""
@@ -118,7 +135,7 @@ class _Reader:
             Database(
                 path,
                 name,
-                owner=node.text("owner", name_problem),
+                owner=node.text("owner", one_role_problem),
                 comment=node.text("comment"),
                 template=node.text("template", name_problem),
                 encoding=node.text("encoding"),
@@ -136,8 +153,8 @@ class _Reader:
         schema = Schema(
             path,
             name,
-            owner=node.text("owner", name_problem),
-            objects_owner=node.text("objects_owner", name_problem),
+            owner=node.text("owner", one_role_problem),
+            objects_owner=node.text("objects_owner", one_role_problem),
             partitions=node.word("partitions", ("parent", "mirror"), "parent"),
             comment=node.text("comment"),
         )
@@ -167,99 +184,113 @@ class _Reader:
             chosen = [key for key in targets if key in node]
             if len(chosen) > 1:
                 node.mistake("", f"names objects of several kinds ({', '.join(chosen)}); write an entry for each")
-            elif not chosen and itself is None:
+            elif chosen:
+                self._read_grant(node, targets[chosen[0]], chosen[0], database, schema)
+            elif itself is not None and node.sound:
+                self._read_grant(node, itself, None, database, schema)
+            elif node.sound:
                 node.mistake("", f"names no objects; accepted: {', '.join(targets)}")
-            else:
-                self._read_grant(node, targets[chosen[0]] if chosen else str(itself), chosen[0] if chosen else None, database, schema)
 
     def _read_grant(self, node: Node, kind: str, key: str | None, database: str | None, schema: str | None) -> None:
-        names: tuple[str, ...] | None = None
-        if key is not None:
-            names = self._names(node, key, kind)
-        excluding = node.names("except", name_problem)
+        names = self._names(node, key, kind) if key is not None else None
+        excluding = node.names("except", _PROBLEMS.get(kind, pattern_problem))
         columns = node.names("columns", name_problem)
-        if excluding and names is not None and not any("*" in name for name in names):
-            node.mistake("except", "goes with all objects or with a pattern; leave the names out of the list instead")
-        if columns and (kind != TABLE or names is None):
-            node.mistake("columns", "goes with named tables")
-        grantees = self._grantees(node)
-        privileges = read_privileges(node, "privileges", COLUMN if columns else kind, required=True)
-        option = bool(node.boolean("grant_option", False))
-        if option and PUBLIC in grantees:
-            node.mistake("grant_option", "cannot be given to PUBLIC")
-        if names is not None and not names:
-            return
-        if grantees and privileges:
+        patterns = [name for name in names or () if "*" in name]
+        if excluding and (key is None or (names and not patterns)):
+            node.mistake("except", "goes with all objects or with a pattern; name only the ones that are meant")
+        if node.says("columns") and (kind != TABLE or names is None or patterns):
+            node.mistake("columns", "goes with tables that are named one by one")
+        if node.says("columns") and node.raw("columns") == []:
+            node.mistake("columns", "names nothing; leave the key out for whole tables")
+        grantees = _grantees(node)
+        privileges = read_privileges(node, "privileges", COLUMN if node.says("columns") else kind, required=True)
+        option = _grant_option(node, grantees)
+        if grantees and privileges and names != ():
             self.grants.append(Grant(node.path, kind, grantees, privileges, database, schema, names, excluding, columns, option))
 
     def _names(self, node: Node, key: str, kind: str) -> tuple[str, ...] | None:
+        """The objects at a key; None for all of them, empty after a mistake."""
         value = node.raw(key)
-        if kind in _MAY_BE_ALL and isinstance(value, str) and value.lower() == "all":
-            return None
-        if kind == LARGE_OBJECT and isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
-            return tuple(str(item) for item in value)
+        if isinstance(value, str) and value.lower() == "all":
+            if kind in _MAY_BE_ALL:
+                return None
+            node.mistake(key, "cannot be all; name them one by one")
+            return ()
         if value is None or value == []:
-            node.mistake(key, "names nothing" + ('; write "all" for all' if kind in _MAY_BE_ALL else ""))
+            node.mistake(key, "names nothing" + ("; write all for all of them" if kind in _MAY_BE_ALL else ""))
             return ()
         if kind == LARGE_OBJECT:
-            return node.names(key, lambda item: None if item.isdigit() else "must be the OID of a large object")
-        return node.names(key, (lambda item: name_problem(item.rpartition("(")[0] or item)) if kind == FUNCTION else name_problem)
-
-    def _grantees(self, node: Node) -> tuple[str, ...]:
-        if "to" not in node:
-            node.mistake("to", "is missing: the role or roles that get the privileges")
-        found = (PUBLIC if name.lower() == "public" else name for name in node.names("to", name_problem))
-        return tuple(sorted(set(found)))
+            return _oids(node, key, value)
+        names = node.names(key, _PROBLEMS.get(kind, pattern_problem))
+        return tuple(dict.fromkeys(name.lower() for name in names)) if kind == PARAMETER else names
 
     def _read_defaults(self, container: Node, database: str, schema: str | None) -> None:
         for value, path in container.entries("default_privileges"):
             node = Node(value, path, self._mistakes, _DEFAULT_KEYS)
-            kind = node.text("type")
-            owners = node.names("owner", name_problem)
-            grantees = self._grantees(node)
-            if not owners:
+            owners = node.names("owner", one_role_problem)
+            grantees = _grantees(node)
+            option = _grant_option(node, grantees)
+            if not owners and node.sound and not node.raw("owner"):
                 node.mistake("owner", "is missing: the role whose future objects these are")
-            if kind not in DEFAULT_TYPES:
-                node.mistake("type", f'"{kind}" is not accepted{nearest(str(kind), DEFAULT_TYPES)}; accepted: {", ".join(DEFAULT_TYPES)}')
+            kind = _default_type(node, database, schema)
+            if kind is None:
                 continue
             privileges = read_privileges(node, "privileges", KIND_OF_TYPE[kind], required=True, may_be_empty=True)
-            option = bool(node.boolean("grant_option", False))
-            if option and PUBLIC in grantees:
-                node.mistake("grant_option", "cannot be given to PUBLIC")
-            if schema is not None and kind in ("schemas", "large_objects"):
-                node.mistake(
-                    "type", f"default privileges on {kind.replace('_', ' ')} belong to no schema; write them under databases.{database}.default_privileges"
-                )
-            elif schema is not None and PUBLIC in grantees and kind in BUILT_IN and not privileges:
+            closes = schema is not None and PUBLIC in grantees and kind in BUILT_IN and not privileges
+            if closes and node.says("privileges") and not node.raw("privileges"):
                 node.mistake(
                     "",
                     f"PostgreSQL ignores this: default privileges of a schema are added to the global ones and take nothing away. Write it under "
                     f"databases.{database}.default_privileges, for all schemas: {{owner: {', '.join(owners)}, to: PUBLIC, type: {kind}, privileges: []}}",
                 )
+            if not privileges and node.raw("privileges"):
+                continue  # its mistakes are noted
             self.defaults.extend(DefaultGrant(path, database, schema, owner, kind, grantees, privileges, option) for owner in owners if grantees)
+
+
+def _grantees(node: Node) -> tuple[str, ...]:
+    if not node.raw("to") and node.sound and not isinstance(node.raw("to"), (bool, int, str)):
+        node.mistake("to", "is missing: the role or roles that get the privileges")
+    return tuple(sorted({PUBLIC if name == "public" else name for name in node.names("to", name_problem)}))
+
+
+def _grant_option(node: Node, grantees: tuple[str, ...]) -> bool:
+    option = bool(node.boolean("grant_option", False))
+    if option and PUBLIC in grantees:
+        node.mistake("grant_option", "cannot be given to PUBLIC; PostgreSQL refuses it")
+    return option
+
+
+def _oids(node: Node, key: str, value: object) -> tuple[str, ...]:
+    """Large objects by their numbers, written as numbers or strings."""
+    found: dict[str, None] = {}
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        text = str(item) if isinstance(item, (int, str)) and not isinstance(item, bool) else ""
+        if re.fullmatch("[0-9]{1,10}", text) and 0 < int(text) < 2**32:
+            found[str(int(text))] = None
+        else:
+            node.mistake(key, f"must be OIDs of large objects, or all, not {told(item)}")
+            return ()
+    return tuple(found)
+
+
+def _default_type(node: Node, database: str, schema: str | None) -> str | None:
+    accepted = f"accepted: {', '.join(DEFAULT_TYPES)}"
+    if not node.says("type"):
+        if node.sound:
+            node.mistake("type", f"is missing; {accepted}")
+        return None
+    kind = node.text("type")
+    if kind is not None and kind not in DEFAULT_TYPES:
+        node.mistake("type", f"{quoted(kind)} is not accepted{nearest(kind, DEFAULT_TYPES)}; {accepted}")
+        return None
+    if kind in ("schemas", "large_objects") and schema is not None:
+        node.mistake("type", f"default privileges on {kind.replace('_', ' ')} belong to no schema; write them under databases.{database}.default_privileges")
+    return kind
 
 
 def _closes_functions(grant: DefaultGrant) -> bool:
     return grant.type == "functions" and PUBLIC in grant.grantees
-
-
-def _check_columns(grants: list[Grant], mistakes: list[Mistake]) -> None:
-    """A column privilege that the same role has on the whole table says nothing, and taking it away would change nothing."""
-    for grant in (each for each in grants if each.columns):
-        for other in grants:
-            if other.columns or (other.database, other.schema, other.kind) != (grant.database, grant.schema, TABLE):
-                continue
-            both = sorted(set(grant.grantees) & set(other.grantees))
-            words = grant.privileges if ALL in other.privileges else grant.privileges & other.privileges
-            tables = [name for name in grant.names or () if name not in other.excluding and (other.names is None or name in other.names)]
-            if both and words and tables:
-                mistakes.append(
-                    Mistake(
-                        grant.path,
-                        f"has no effect: {', '.join(both)} gets {', '.join(sorted(words))} on the whole of {', '.join(tables)} at {other.path}; "
-                        "leave the tables out there (except) or drop this entry",
-                    )
-                )
 
 
 __all__ = ["read_policy"]

@@ -5,15 +5,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from ..core import scram
-from ..core.document import Node, entries_of, kind_of
+from ..core.document import Node, child, kind_of, quoted, text_problem, told
 from ..core.errors import Mistake, nearest
-from ..core.identifiers import name_problem, role_name_problem, text_problem
+from ..core.identifiers import name_problem, one_role_problem, parameter_problem, role_name_problem
 from .catalog import LIST_PARAMETERS, split_setting
 from .model import AbsentRole, Membership, Role
 
@@ -33,15 +32,19 @@ _KEYS = (
 )
 _ABSENT_KEYS = ("state", "reassign_to")
 _MEMBER_KEYS = ("role", "admin", "inherit", "set", "grantor")
-# A parameter, or a custom one with a prefix; PostgreSQL folds their case.
-_PARAMETER = re.compile(r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$")
+_MOST_CONNECTIONS = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_TIME = re.compile(
+    r"(\d{4})-(\d\d?)-(\d\d?)(?:[Tt ](\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,6})\d*)?)?)?\s*(Z|z|UTC|([+-])(\d\d)(?::?(\d\d))?)?",
+    re.ASCII,
+)
 
 
-def read_roles(document: Node, passwords: Mapping[str, Any], exact: bool) -> tuple[tuple[Role, ...], tuple[AbsentRole, ...]]:
+def read_roles(document: Node, passwords: object, exact: bool) -> tuple[tuple[Role, ...], tuple[AbsentRole, ...]]:
     """The declared roles and those that must not exist. exact: attributes that are not said have their defaults."""
     roles: list[Role] = []
     absent: list[AbsentRole] = []
+    secrets = _passwords(document, passwords)
     for name, value, path in document.mapping("roles"):
         problem = role_name_problem(name)
         if problem:
@@ -50,14 +53,27 @@ def read_roles(document: Node, passwords: Mapping[str, Any], exact: bool) -> tup
         _refuse_inline_password(value, path, document.mistakes)
         node = Node(_without_password(value), path, document.mistakes, (*_KEYS, "reassign_to"))
         if node.word("state", ("present", "absent"), "present") == "absent":
-            absent.append(_read_absent(node, name, passwords))
+            absent.append(_read_absent(node, name, secrets))
         else:
-            if "reassign_to" in node:
+            if node.says("reassign_to"):
                 node.mistake("reassign_to", "belongs to a role with state: absent")
-            roles.append(_read_role(node, name, passwords, exact))
-    _check_passwords(document, passwords, {role.name for role in roles} | {role.name for role in absent})
+            roles.append(_read_role(node, name, secrets, exact))
+    _check_password_names(document, secrets)
     _check_memberships(document, roles, absent)
     return tuple(roles), tuple(absent)
+
+
+def _passwords(document: Node, passwords: object) -> Mapping[str, Any]:
+    """Role -> secret. No message here or below shows a secret."""
+    if passwords is None:
+        return {}
+    if not isinstance(passwords, Mapping):
+        document.mistakes.append(Mistake("passwords", f"must be a mapping of role names to passwords, not {kind_of(passwords)}"))
+        return {}
+    for name in passwords:
+        if not isinstance(name, str):
+            document.mistakes.append(Mistake(child("passwords", str(name)), f"a name must be a string, not {told(name)} (quote it)"))
+    return {str(name): secret for name, secret in passwords.items() if isinstance(name, str)}
 
 
 def _refuse_inline_password(value: object, path: str, mistakes: list[Mistake]) -> None:
@@ -73,33 +89,33 @@ def _without_password(value: object) -> object:
 
 def _read_absent(node: Node, name: str, passwords: Mapping[str, Any]) -> AbsentRole:
     for key in _KEYS:
-        if key != "state" and key in node:
+        if key != "state" and node.says(key):
             node.mistake(key, f"has no meaning for a role with state: absent; accepted: {', '.join(_ABSENT_KEYS)}")
     if name in passwords:
         node.mistake("", "is declared absent but has an entry in passwords")
-    heir = node.text("reassign_to", name_problem)
+    heir = node.text("reassign_to", one_role_problem)
     if heir == name:
         node.mistake("reassign_to", "a role cannot hand over to itself")
     return AbsentRole(name, heir, node.path)
 
 
 def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool) -> Role:
-    secret = _secret(passwords.get(name), f"passwords.{name}", node.mistakes)
+    secret = _secret(node, child("passwords", name), passwords[name]) if name in passwords else None
     has_password = node.boolean("has_password")
-    if secret is not None and has_password is False:
+    if name in passwords and has_password is False:
         node.mistake("has_password", "is false, but passwords has an entry for this role")
-    if secret is None and has_password is True and name not in passwords:
+    if name not in passwords and has_password is True:
         node.mistake("has_password", "is true, but passwords has no entry for this role")
-    login_default = bool(secret) if exact or secret else None
+    login_default = True if name in passwords else False if exact else None
     values: dict[str, Any] = {flag: node.boolean(flag, False if exact else None) for flag in _FLAGS}
     return Role(
         name=name,
         login=node.boolean("login", login_default),
         inherit=node.boolean("inherit", True if exact else None),
-        connection_limit=node.integer("connection_limit", -1 if exact else None, -1),
+        connection_limit=node.integer("connection_limit", -1 if exact else None, -1, _MOST_CONNECTIONS),
         valid_until=_valid_until(node, "infinity" if exact else None),
         comment=node.text("comment"),
-        settings=_all_settings(node),
+        settings={**_settings(node, "settings", None), **_database_settings(node)},
         member_of=_memberships(node, name),
         password=secret,
         has_password=has_password,
@@ -108,14 +124,12 @@ def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool)
     )
 
 
-def _secret(value: object, path: str, mistakes: list[Mistake]) -> str | None:
-    problem = None
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        problem = f"must be a string, not {kind_of(value)}; quote it"
-    elif not value:
+def _secret(node: Node, place: str, value: object) -> str | None:
+    problem: str | None = None
+    if value is None or value == "":
         problem = "must not be empty; for a role without a password say has_password: false"
+    elif not isinstance(value, str):
+        problem = f"must be a string, not {kind_of(value)}" + (" (quote it)" if isinstance(value, (bool, int, float)) else "")
     elif text_problem(value):
         problem = text_problem(value)
     elif scram.kind(value) == "md5":
@@ -123,7 +137,7 @@ def _secret(value: object, path: str, mistakes: list[Mistake]) -> str | None:
     elif value.startswith("SCRAM-SHA-256$") and not scram.is_verifier(value):
         problem = "begins like a SCRAM-SHA-256 verifier but is none"
     if problem:
-        mistakes.append(Mistake(path, problem))
+        node.mistakes.append(Mistake(place, problem))
         return None
     return str(value)
 
@@ -132,81 +146,104 @@ def _valid_until(node: Node, default: str | None) -> str | None:
     value = node.raw("valid_until")
     if value is None:
         return default
-    if isinstance(value, (datetime, date)):
+    if isinstance(value, date):
         value = value.isoformat()
-    if not isinstance(value, str):
-        node.mistake("valid_until", f'must be a date and time such as "2027-12-31T00:00:00Z", or "infinity", not {kind_of(value)}')
-        return default
-    if value.strip().lower() == "infinity":
+    if isinstance(value, str) and value.strip().lower() == "infinity":
         return "infinity"
-    text = value.strip()
-    text = text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text
-    text = text + ":00" if len(text) > 13 and text[-3:-2] in ("+", "-") else text  # PostgreSQL prints +00
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        node.mistake("valid_until", f'"{value}" is no date and time; write it as "2027-12-31T00:00:00Z", or "infinity"')
+    moment = _moment(value.strip()) if isinstance(value, str) else None
+    if moment is None:
+        node.mistake("valid_until", f'must be a date and time such as "2027-12-31T00:00:00Z", or "infinity", not {told(value)}')
         return default
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
     return str((moment - _EPOCH) // timedelta(microseconds=1))
 
 
-def _all_settings(node: Node) -> dict[tuple[str | None, str], object]:
-    settings = _settings(node.mapping("settings"), None, node.mistakes)
-    for database, value, path in node.mapping("database_settings"):
-        settings.update(_settings(entries_of(value, path, node.mistakes), database, node.mistakes))
-    return settings
+def _moment(text: str) -> datetime | None:
+    """The time that an ISO 8601 text (or what PostgreSQL prints) stands for; one without a zone is UTC."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second, fraction, _zone, sign, zone_hours, zone_minutes = found.groups(default="")
+    try:
+        naive = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), int((fraction + "000000")[:6]))
+        offset = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
+        return (naive + offset if sign == "-" else naive - offset).replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        return None
 
 
-def _settings(entries: Iterable[tuple[str, Any, str]], database: str | None, mistakes: list[Mistake]) -> dict[tuple[str | None, str], object]:
+def _database_settings(node: Node) -> dict[tuple[str | None, str], object]:
     settings: dict[tuple[str | None, str], object] = {}
-    for name, value, path in entries:
-        if isinstance(value, bool):
-            plain: object = "on" if value else "off"
-        elif isinstance(value, (int, float, str)) and not text_problem(str(value)):
-            plain = split_setting(name.lower(), str(value))
-        elif isinstance(value, (list, tuple)) and name.lower() in LIST_PARAMETERS and all(isinstance(item, str) for item in value):
-            plain = tuple(str(item) for item in value)
-        else:
-            mistakes.append(Mistake(path, f"must be a string, a number or a boolean, not {kind_of(value)}"))
-            continue
-        if not _PARAMETER.match(name):
-            mistakes.append(Mistake(path, f'"{name}" is no name of a parameter'))
-            continue
-        settings[(database, name)] = plain
+    databases = [name for name, _value, _path in node.mapping("database_settings")]
+    if databases:
+        inner = Node(node.raw("database_settings"), node.at("database_settings"), [], databases)  # the mistakes are noted above
+        inner.mistakes = node.mistakes
+        for database in databases:
+            problem = name_problem(database)
+            if problem:
+                inner.mistake(database, problem)
+            settings.update(_settings(inner, database, database))
     return settings
+
+
+def _settings(node: Node, key: str, database: str | None) -> dict[tuple[str | None, str], object]:
+    settings: dict[tuple[str | None, str], object] = {}
+    for name, value, path in node.mapping(key):
+        problem = parameter_problem(name) or _value_problem(name.lower(), value)
+        if problem is None and (database, name.lower()) in settings:
+            problem = "is here twice; the names of parameters know no capitals"
+        if problem:
+            node.mistakes.append(Mistake(path, problem))
+        else:
+            settings[(database, name.lower())] = _plain(name.lower(), value)
+    return settings
+
+
+def _value_problem(name: str, value: object) -> str | None:
+    if isinstance(value, (list, tuple)) and name in LIST_PARAMETERS:
+        wrong = [item for item in value if not isinstance(item, str)]
+        if wrong:
+            return f"must be a list of strings; one element is {told(wrong[0])}"
+        return next((problem for problem in map(text_problem, value) if problem), None)
+    if not isinstance(value, (bool, int, float, str)):
+        hint = "; write the elements as one string, separated by commas" if isinstance(value, (list, tuple)) else ""
+        return f"must be a string, a number or a boolean, not {told(value)}{hint}"
+    return text_problem(value) if isinstance(value, str) else None
+
+
+def _plain(name: str, value: Any) -> object:
+    if isinstance(value, bool):
+        return split_setting(name, "on" if value else "off")
+    if isinstance(value, (list, tuple)):
+        return tuple(str(item) for item in value)
+    return split_setting(name, str(value))
 
 
 def _memberships(node: Node, member: str) -> tuple[Membership, ...]:
     found: dict[str, Membership] = {}
-    value = node.raw("member_of")
-    if isinstance(value, str):
-        node.mistake("member_of", "must be a list of roles")
-        return ()
     for item, path in node.entries("member_of"):
-        if isinstance(item, str):
-            entry = Membership(str(item), member, path=path)
-        else:
-            each = Node(item, path, node.mistakes, _MEMBER_KEYS)
-            role = each.text("role", name_problem)
-            if role is None:
-                if "role" not in each:
-                    each.mistake("role", "is missing")
-                continue
-            entry = Membership(
-                role, member, each.text("grantor", name_problem), bool(each.boolean("admin", False)), each.boolean("inherit"), each.boolean("set"), path
-            )
-        if entry.role in found and found[entry.role] != entry:
-            node.mistakes.append(Mistake(path, f"contradicts an earlier entry for {entry.role}"))
-        found.setdefault(entry.role, entry)
-    return tuple(replace(found[role]) for role in sorted(found))
+        each = Node({"role": item} if isinstance(item, str) else item, path, node.mistakes, _MEMBER_KEYS)
+        if not each.says("role") and each.sound:
+            each.mistake("role", "is missing: the role to be a member of")
+        role = each.text("role", _group_problem)
+        entry = Membership(
+            role or "", member, each.text("grantor", one_role_problem), bool(each.boolean("admin", False)), each.boolean("inherit"), each.boolean("set"), path
+        )
+        if role is None:
+            continue
+        if role in found and found[role] != entry:
+            node.mistakes.append(Mistake(path, f"contradicts an earlier entry for {quoted(role)}"))
+        found.setdefault(role, entry)
+    return tuple(found[role] for role in sorted(found))
 
 
-def _check_passwords(document: Node, passwords: Mapping[str, Any], names: set[str]) -> None:
-    for name in sorted(passwords, key=str):
-        if name not in names:
-            document.mistakes.append(Mistake(f"passwords.{name}", f"there is no role of this name in the policy{nearest(str(name), names)}"))
+def _group_problem(name: str) -> str | None:
+    return "everybody belongs to PUBLIC already; it cannot be granted" if name in ("public", "PUBLIC") else name_problem(name)
+
+
+def _check_password_names(document: Node, passwords: Mapping[str, Any]) -> None:
+    names = [name for name, _value, _path in Node({"roles": document.raw("roles")}, "", [], ("roles",)).mapping("roles")]
+    for name in sorted(set(passwords) - set(names)):
+        document.mistakes.append(Mistake(child("passwords", name), f"there is no role of this name in the policy{nearest(name, names)}"))
 
 
 def _check_memberships(document: Node, roles: list[Role], absent: list[AbsentRole]) -> None:
@@ -216,16 +253,15 @@ def _check_memberships(document: Node, roles: list[Role], absent: list[AbsentRol
         for entry in role.member_of:
             if entry.role == role.name:
                 document.mistakes.append(Mistake(entry.path, "a role cannot be a member of itself"))
-            elif entry.role.lower() == "public":
-                document.mistakes.append(Mistake(entry.path, "everybody belongs to PUBLIC already; it cannot be granted"))
-            elif entry.role in gone:
-                document.mistakes.append(Mistake(entry.path, f'role "{entry.role}" is declared absent'))
+            document.mistakes.extend(
+                Mistake(entry.path, f"role {quoted(name)} is declared absent") for name in (entry.role, entry.grantor) if name is not None and name in gone
+            )
         cycle = _cycle(role.name, edges)
         if cycle and role.name == min(cycle) and len(cycle) > 2:
-            document.mistakes.append(Mistake(f"{role.path}.member_of", "the memberships form a cycle: " + " -> ".join(cycle)))
+            document.mistakes.append(Mistake(f"{role.path}.member_of", "the memberships form a cycle: " + " -> ".join(map(quoted, cycle))))
     for each in absent:
-        if each.reassign_to in gone:
-            document.mistakes.append(Mistake(f"{each.path}.reassign_to", f'role "{each.reassign_to}" is declared absent'))
+        if each.reassign_to in gone and each.reassign_to != each.name:
+            document.mistakes.append(Mistake(f"{each.path}.reassign_to", f"role {quoted(each.reassign_to or '')} is declared absent"))
 
 
 def _cycle(start: str, edges: Mapping[str, list[str]]) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.document import Node, kind_of
+from ..core.document import Node, quoted, told
 from ..core.errors import nearest
 from .model import (
     DATABASE,
@@ -71,13 +71,15 @@ def read_privileges(node: Node, key: str, kind: str, required: bool = False, may
     """The privilege words at a key of the document, in upper case; mistakes are noted in the node. A word alone is a list of one."""
     value = node.raw(key)
     items = [value] if isinstance(value, str) else value
-    if items is None or items == []:
-        if required and (items is None or not may_be_empty):
-            node.mistake(key, "is missing" if items is None else f"grants nothing; accepted: {_accepted(kind)}")
+    if items is None:
+        if required and node.sound:
+            node.mistake(key, f"is missing; accepted: {_accepted(kind)}")
         return frozenset()
     if not isinstance(items, (list, tuple)):
-        node.mistake(key, f"must be a list of privileges, not {kind_of(items)}")
+        node.mistake(key, f"must be a list of privileges, not {told(items)}")
         return frozenset()
+    if not items and required and not may_be_empty:
+        node.mistake(key, f"grants nothing; accepted: {_accepted(kind)}")
     found = set()
     for item in items:
         word = " ".join(item.upper().split()) if isinstance(item, str) else ""
@@ -85,9 +87,16 @@ def read_privileges(node: Node, key: str, kind: str, required: bool = False, may
         if word in WORDS[kind] or word == ALL:
             found.add(word)
         else:
-            told = f'unknown privilege "{item}"' if isinstance(item, str) else f"a privilege must be a string, not {kind_of(item)}"
-            node.mistake(key, f"{told} on a {kind}{nearest(word, (*WORDS[kind], ALL))}; accepted: {_accepted(kind)}")
+            node.mistake(key, _unknown(item, word, kind))
     return frozenset({ALL}) if ALL in found else frozenset(found)
+
+
+def _unknown(item: object, word: str, kind: str) -> str:
+    if not isinstance(item, str):
+        return f"a privilege must be a string, not {told(item)}"
+    if "," in item:
+        return f"{quoted(item)} is one string; write the privileges as a list: [{item}]"
+    return f"unknown privilege {quoted(item)} on a {kind}{nearest(word, (*WORDS[kind], ALL))}; accepted: {_accepted(kind)}"
 
 
 def _accepted(kind: str) -> str:

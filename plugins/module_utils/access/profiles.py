@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.document import Node
+from ..core.document import Node, quoted, told
 from ..core.errors import Mistake, nearest
-from ..core.identifiers import name_problem
+from ..core.identifiers import name_problem, pattern_problem
 from .model import DATABASE, FUNCTION, PUBLIC, SCHEMA, SEQUENCE, TABLE, TYPE, DefaultGrant, Grant, Schema
 from .privileges import read_privileges
 
@@ -73,20 +73,35 @@ def read_assignments(schema: Node, profiles: Mapping[str, Profile]) -> list[Assi
     """Which roles have which profile in a schema."""
     found: list[Assignment] = []
     for role, value, path in schema.mapping("profiles"):
-        if role.lower() == "public":
+        if role in ("public", PUBLIC):
             schema.mistakes.append(Mistake(path, "PUBLIC cannot have a profile; grant what everybody shall have"))
             continue
+        problem = name_problem(role)
+        if problem:
+            schema.mistakes.append(Mistake(path, problem))
         name: object = value
+        place = path
         excluding: tuple[str, ...] = ()
         if isinstance(value, Mapping):
             node = Node(value, path, schema.mistakes, ("profile", "except"))
-            name, excluding = node.text("profile"), node.names("except", name_problem)
+            name, place, excluding = node.raw("profile"), node.at("profile"), node.names("except", pattern_problem)
+            if name is None and not node.sound:
+                continue
         if not isinstance(name, str) or name not in profiles:
-            told = nearest(name, profiles) if isinstance(name, str) else ""
-            schema.mistakes.append(Mistake(path, f'unknown profile "{name}"{told}; there are: {", ".join(sorted(profiles))}'))
+            schema.mistakes.append(Mistake(place, _unknown(name, profiles)))
             continue
-        found.append(Assignment(role, profiles[name], excluding, path))
+        profile = profiles[str(name)]
+        if excluding and not profile.privileges["tables"]:
+            schema.mistakes.append(Mistake(f"{path}.except", f"leaves out tables, but profile {quoted(profile.name)} gives nothing on tables"))
+        found.append(Assignment(role, profile, excluding, path))
     return found
+
+
+def _unknown(name: object, profiles: Mapping[str, Profile]) -> str:
+    there = f"there are: {', '.join(sorted(profiles))}"
+    if isinstance(name, str):
+        return f"unknown profile {quoted(name)}{nearest(name, profiles)}; {there}"
+    return f"must be the name of a profile, not {told(name)}; {there}"
 
 
 def expand(database: str, schema: Schema, assignments: list[Assignment], creators: list[str]) -> tuple[list[Grant], list[DefaultGrant]]:

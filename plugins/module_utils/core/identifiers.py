@@ -4,30 +4,29 @@
 
 from __future__ import annotations
 
+import re
+
 MAX_BYTES = 63  # NAMEDATALEN - 1 in every ordinary build
 
-
-def text_problem(text: str) -> str | None:
-    """Why PostgreSQL cannot hold the text, or None."""
-    if "\0" in text:
-        return "must not hold the character NUL"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "must be valid Unicode"
-    return None
+# "work_mem" or "extension.parameter", as PostgreSQL's valid_custom_variable_name() has it.
+_PARAMETER = re.compile(r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*(\.[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)*")
 
 
 def name_problem(name: str) -> str | None:
     """Why PostgreSQL cannot hold the name as it is, or None. Any other character is fine; statements quote every name."""
     if not name:
         return "a name must not be empty"
-    problem = text_problem(name)
-    if problem:
-        return problem
-    length = len(name.encode("utf-8"))
-    if length > MAX_BYTES:
-        return f"a name may have {MAX_BYTES} bytes, this one has {length}; PostgreSQL would truncate it"
+    unfit = _unfit(name)
+    if unfit is None and len(name.encode("utf-8")) > MAX_BYTES:
+        return f"a name may have {MAX_BYTES} bytes, this one has {len(name.encode('utf-8'))}; PostgreSQL would truncate it"
+    return unfit
+
+
+def _unfit(name: str) -> str | None:
+    if "\0" in name:
+        return "a name must not hold the character NUL"
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "a name must be valid Unicode"
     return None
 
 
@@ -35,8 +34,17 @@ def role_name_problem(name: str) -> str | None:
     """As name_problem, for the name of a role that the policy declares."""
     if name.startswith("pg_"):
         return "role names that begin with pg_ are PostgreSQL's own"
-    if name.lower() in ("public", "none"):
-        return f'"{name}" is a reserved word and cannot be a role'
+    if name in ("public", "PUBLIC"):
+        return "PUBLIC is everybody and not a role; name it in to: of a grant"
+    if name == "none":
+        return '"none" is a reserved word and cannot be a role'
+    return name_problem(name)
+
+
+def one_role_problem(name: str) -> str | None:
+    """As name_problem, for a reference to a single role: an owner, a grantor, an heir."""
+    if name in ("public", "PUBLIC"):
+        return "must be a role; PUBLIC is everybody"
     return name_problem(name)
 
 
@@ -45,3 +53,28 @@ def schema_name_problem(name: str) -> str | None:
     if name.startswith("pg_") or name == "information_schema":
         return "this schema is PostgreSQL's own and is left alone"
     return name_problem(name)
+
+
+def pattern_problem(name: str) -> str | None:
+    """As name_problem, for a name that may hold the wildcard '*', which may stand for nothing."""
+    return name_problem(name.replace("*", "")) if name.strip("*") else name_problem(name[:1])
+
+
+def function_problem(name: str) -> str | None:
+    """As name_problem, for a function: a bare name, which may hold wildcards, or a signature such as f(integer, text)."""
+    bare, parenthesis, arguments = name.rpartition("(")
+    if not parenthesis:
+        return pattern_problem(name)
+    if name.endswith("))"):
+        return "the types of a signature stand without modifiers: numeric, not numeric(10,2)"
+    if not name.endswith(")"):
+        return 'a signature is written as "name(type, type)"; a bare name stands for every overload'
+    bare = bare.strip()
+    if bare.startswith('"') and bare.endswith('"'):
+        bare = bare[1:-1].replace('""', '"')
+    return name_problem(bare) or _unfit(arguments)
+
+
+def parameter_problem(name: str) -> str | None:
+    """Why a text is no name of a parameter, or None."""
+    return name_problem(name) or (None if _PARAMETER.fullmatch(name) else "is no name of a parameter")
