@@ -16,10 +16,9 @@ import unicodedata
 DEFAULT_ITERATIONS = 4096
 _SALT_LENGTH = 16  # bytes, as PostgreSQL's own
 
-_VERIFIER = re.compile(r"^SCRAM-SHA-256\$(\d{1,9}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]{44}):([A-Za-z0-9+/=]{44})$")
-_MD5 = re.compile(r"^md5[0-9a-f]{32}$")
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$([0-9]{1,10}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]{44}):([A-Za-z0-9+/=]{44})")
+_MD5 = re.compile(r"md5[0-9a-f]{32}")
 _PROHIBITED = (
-    stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
     stringprep.in_table_c3,
     stringprep.in_table_c4,
@@ -44,8 +43,24 @@ def verifier(password: str, iterations: int = DEFAULT_ITERATIONS, salt: bytes | 
 
 
 def is_verifier(text: str) -> bool:
-    """Whether the text is a SCRAM-SHA-256 verifier rather than a plain password."""
-    return _VERIFIER.match(text) is not None
+    """Whether the text is a SCRAM-SHA-256 verifier rather than a plain password. PostgreSQL takes what is only like one as a password."""
+    return _parsed(text) is not None
+
+
+def _parsed(text: str) -> tuple[int, bytes] | None:
+    """The iteration count and the salt of a verifier."""
+    found = _VERIFIER.fullmatch(text)
+    if found is None:
+        return None
+    iterations, salt, stored_key, server_key = found.groups()
+    try:
+        raw = base64.b64decode(salt, validate=True)
+        keys = [base64.b64decode(key, validate=True) for key in (stored_key, server_key)]
+    except binascii.Error:
+        return None
+    if not 0 < int(iterations) < 2**31 or not raw or any(len(key) != hashlib.sha256().digest_size for key in keys):
+        return None
+    return int(iterations), raw
 
 
 def kind(stored: str | None) -> str:
@@ -54,31 +69,35 @@ def kind(stored: str | None) -> str:
         return "none"
     if is_verifier(stored):
         return "scram"
-    return "md5" if _MD5.match(stored) else "unknown"
+    return "md5" if _MD5.fullmatch(stored) else "unknown"
 
 
 def matches(given: str, stored: str, iterations: int | None = None) -> bool:
     """Whether a plain password or a verifier is the stored one. iterations: the count that a plain password's verifier must have."""
     if is_verifier(given):
-        return hmac.compare_digest(given, stored)
-    found = _VERIFIER.match(stored)
-    if found is None or (iterations is not None and int(found.group(1)) != iterations):
+        return hmac.compare_digest(given.encode("utf-8"), stored.encode("utf-8", "surrogatepass"))
+    parsed = _parsed(stored)
+    if parsed is None or (iterations is not None and parsed[0] != iterations):
         return False
-    try:
-        salt = base64.b64decode(found.group(2), validate=True)
-    except binascii.Error:
-        return False
-    return hmac.compare_digest(verifier(given, int(found.group(1)), salt), stored)
+    return hmac.compare_digest(verifier(given, *parsed).encode("utf-8"), stored.encode("utf-8"))
 
 
 def _prepared(password: str) -> bytes:
-    """SASLprep (RFC 4013); PostgreSQL takes the bytes as they are where it fails."""
-    raw = password.encode("utf-8")
-    mapped = "".join(" " if stringprep.in_table_c12(char) else char for char in password if not stringprep.in_table_b1(char))
-    normalized = unicodedata.normalize("NFKC", mapped)
-    if not normalized or any(table(char) for char in normalized for table in _PROHIBITED) or not _bidi_allowed(normalized):
-        return raw
-    return normalized.encode("utf-8")
+    """SASLprep (RFC 4013) as PostgreSQL does it: the raw bytes where it fails.
+
+    Two things are PostgreSQL's own: a character that is both a space and mapped to nothing becomes a space, and what is prohibited is looked for
+    before the normalization.
+    """
+    mapped = "".join(_mapped(character) for character in password)
+    if not mapped or any(table(character) for character in mapped for table in _PROHIBITED) or not _bidi_allowed(mapped):
+        return password.encode("utf-8")
+    return unicodedata.normalize("NFKC", mapped).encode("utf-8")
+
+
+def _mapped(character: str) -> str:
+    if stringprep.in_table_c12(character):
+        return " "
+    return "" if stringprep.in_table_b1(character) else character
 
 
 def _bidi_allowed(text: str) -> bool:
