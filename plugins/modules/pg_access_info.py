@@ -70,6 +70,14 @@ matrix_text:
   sample: |
     database  kind   object      readonly_user
     shop      table  app.orders  r
+    r = SELECT
+    Superusers, who may do everything: postgres
+superusers:
+  description: The roles that may do everything, which are not in the matrix.
+  returned: success
+  type: list
+  elements: str
+  sample: [postgres]
 server_version:
   description: The server's version number, as in the setting server_version_num.
   returned: success
@@ -103,7 +111,7 @@ def read(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """The module's result."""
     found = inspect(server, module.params["databases"], module.params["matrix_roles"])
     entries: list[dict[str, Any]] = found["matrix"]
-    return {"changed": False, **found, "matrix_text": as_text(entries)}
+    return {"changed": False, **found, "matrix_text": as_text(entries, found["superusers"])}
 
 
 def main() -> None:

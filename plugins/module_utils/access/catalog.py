@@ -8,8 +8,9 @@ A NULL ACL stands for the built-in default, so acldefault() takes its place (Pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Callable
 
 from .model import (
     FOREIGN_DATA_WRAPPER,
@@ -31,9 +32,10 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..core.database import Database
+
 
 BOOTSTRAP_SUPERUSER = 10  # the OID of the role that initdb made
 
@@ -118,17 +120,24 @@ class Contents:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read in detail. patterns: (kind, schema, LIKE pattern) of objects to read one by one; tables: (schema, table) whose columns to list."""
+    """What to read in detail.
+
+    patterns: (kind, schema, LIKE pattern) of objects to read one by one. tables: (schema, table) whose columns to list. owners: roles whose
+    possessions to list. with_names: kinds whose other objects come with their names, too.
+    """
 
     patterns: frozenset[tuple[str, str, str]] = frozenset()
     tables: frozenset[tuple[str, str]] = frozenset()
     owners: frozenset[str] = frozenset()
-    with_names: bool = False
+    with_names: frozenset[str] = frozenset()
 
     def pairs(self, kind: str) -> tuple[list[str], list[str]]:
         """The schemas and LIKE patterns of one kind, as two parallel lists."""
         chosen = sorted((schema, pattern) for of_kind, schema, pattern in self.patterns if of_kind == kind)
         return [schema for schema, _pattern in chosen], [pattern for _schema, pattern in chosen]
+
+
+Reader = Callable[["Database", Mapping[int, str], Wanted], Iterable[ObjectClass]]
 
 
 def like_pattern(name: str) -> str:
@@ -305,7 +314,7 @@ def read_contents(database: Database, wanted: Wanted) -> Contents:
     """What is in the connected database, in as much detail as wanted."""
     names = role_names(database)
     schemas, objects = _schemas(database, names)
-    for read in (_relations, _columns, _functions, _types, _languages, _wrappers, _servers, _large_objects):
+    for read in (*_READERS.values(), _columns, _languages, _wrappers, _servers):
         objects.extend(read(database, names, wanted))
     return Contents(
         database=database.name,
@@ -315,6 +324,14 @@ def read_contents(database: Database, wanted: Wanted) -> Contents:
         columns=_column_names(database, wanted.tables),
         owned=_owned(database, sorted(wanted.owners)),
     )
+
+
+def with_names(database: Database, wanted: Wanted, known: Contents) -> Contents:
+    """The same contents within the same snapshot, with the names of the kinds in wanted.with_names."""
+    names = role_names(database)
+    kept = [each for each in known.objects if each.column is not None or each.kind not in wanted.with_names]
+    read = [each for kind in sorted(wanted.with_names) for each in _READERS[kind](database, names, wanted)]
+    return replace(known, objects=(*kept, *read))
 
 
 def _schemas(database: Database, names: Mapping[int, str]) -> tuple[dict[str, tuple[str, str | None]], list[ObjectClass]]:
@@ -353,19 +370,20 @@ def _named(name: str, parameters: dict[str, Any], kind: str, wanted: Wanted, *sp
     )
 
 
-def _relations(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
-    for kind, relkinds in ((TABLE, "'r', 'p', 'v', 'm', 'f'"), (SEQUENCE, "'S'")):
+def _relations(kind: str, relkinds: str, default: str) -> Reader:
+    """A reader of tables or of sequences. relkinds and default (the letter for acldefault) as quoted in SQL."""
+
+    def read(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
         parameters: dict[str, Any] = {}
         name = _named("c.relname::text", parameters, kind, wanted)
         # A sequence that belongs to a column (serial or identity) has no owner of its own to change.
         linked = (
             "EXISTS (SELECT FROM pg_catalog.pg_depend l WHERE l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objid = c.oid"
             " AND l.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.deptype IN ('a', 'i'))"
-            if kind == SEQUENCE and wanted.with_names
+            if kind == SEQUENCE and kind in wanted.with_names
             else "false"
         )
-        members = "pg_catalog.array_agg(c.relname::text)" if wanted.with_names else "NULL::text[]"
-        default = "'s'" if kind == SEQUENCE else "'r'"
+        members = "pg_catalog.array_agg(c.relname::text)" if kind in wanted.with_names else "NULL::text[]"
         statement = (
             f"WITH grouped AS MATERIALIZED (SELECT c.relnamespace, c.relkind, c.relowner, c.relacl, c.relispartition,"
             f" c.oid IN ({_extension_members('pg_class')}) AS extension, {name} AS name, {linked} AS linked, {members} AS members, count(*)"
@@ -390,6 +408,8 @@ def _relations(database: Database, names: Mapping[int, str], wanted: Wanted) -> 
                 linked=is_linked,
                 count=count,
             )
+
+    return read
 
 
 def _columns(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
@@ -422,7 +442,7 @@ def _functions(database: Database, names: Mapping[int, str], wanted: Wanted) -> 
     name = _named(signature, parameters, FUNCTION, wanted, "p.proname::text", signature)
     # regprocedure prints a quoted and qualified name, the only text from the catalogs that goes into a statement as it is.
     members = "pg_catalog.array_agg(p.oid::pg_catalog.regprocedure::text)"
-    members = members if wanted.with_names or wanted.pairs(FUNCTION)[0] else "NULL::text[]"
+    members = members if FUNCTION in wanted.with_names or wanted.pairs(FUNCTION)[0] else "NULL::text[]"
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({_extension_members('pg_proc')}) AS extension,"
         f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
@@ -453,13 +473,12 @@ def _or_default(acl: str, letter: str, owner: str) -> str:
 def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
     parameters: dict[str, Any] = {}
     name = _named("t.typname::text", parameters, TYPE, wanted)
-    members = "pg_catalog.array_agg(t.typname::text)" if wanted.with_names else "NULL::text[]"
+    members = "pg_catalog.array_agg(t.typname::text)" if TYPE in wanted.with_names else "NULL::text[]"
     # Array, multirange and table row types have no privileges of their own.
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({_extension_members('pg_type')}) AS extension,"
         f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
-        " LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid"
-        " WHERE (t.typtype IN ('b', 'd', 'e', 'r') OR (t.typtype = 'c' AND c.relkind = 'c'))"
+        " WHERE (t.typtype IN ('b', 'd', 'e', 'r') OR t.typrelid IN (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'c'))"
         " AND NOT (t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc)"
         f" AND {_USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.typowner::bigint, {_exploded(_or_default('g.typacl', 'T', 'g.typowner'))},"
         " g.extension, g.name, g.members, g.count FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.typnamespace"
@@ -479,7 +498,7 @@ def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iter
         )
 
 
-def _plain(kind: str, catalog: str, prefix: str, letter: str, trusted: str = "true") -> Any:
+def _plain(kind: str, catalog: str, prefix: str, letter: str, trusted: str = "true") -> Reader:
     """A reader of objects outside schemas that come in small numbers."""
 
     def read(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
@@ -502,7 +521,7 @@ _servers = _plain(FOREIGN_SERVER, "pg_foreign_server", "srv", "S")
 
 def _large_objects(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
     _schemas_unused, oids = wanted.pairs(LARGE_OBJECT)
-    members = "pg_catalog.array_agg(l.oid::text)" if wanted.with_names else "NULL::text[]"
+    members = "pg_catalog.array_agg(l.oid::text)" if LARGE_OBJECT in wanted.with_names else "NULL::text[]"
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT l.lomowner, l.lomacl, CASE WHEN l.oid::text = ANY(%(oids)s) THEN l.oid::text END AS name,"
         f" {members} AS members, count(*) FROM pg_catalog.pg_largeobject_metadata l GROUP BY 1, 2, 3)"
@@ -520,6 +539,17 @@ def _large_objects(database: Database, names: Mapping[int, str], wanted: Wanted)
             (known,) if known is not None else tuple(sorted(all_names)) if all_names is not None else None,
             count=count,
         )
+
+
+# Readers of what there may be thousands of, which come in classes; the order is that of the plan's reading.
+_READERS: Mapping[str, Reader] = {
+    TABLE: _relations(TABLE, "'r', 'p', 'v', 'm', 'f'", "'r'"),
+    SEQUENCE: _relations(SEQUENCE, "'S'", "'s'"),
+    FUNCTION: _functions,
+    TYPE: _types,
+    LARGE_OBJECT: _large_objects,
+}
+COUNTLESS = frozenset(_READERS)
 
 
 def _default_acls(database: Database, names: Mapping[int, str]) -> dict[tuple[str, str | None, str], tuple[AclEntry, ...]]:

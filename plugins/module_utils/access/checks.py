@@ -12,6 +12,7 @@ from .model import (
     LARGE_OBJECT,
     PARAMETER,
     PUBLIC,
+    TABLE,
     TABLESPACE,
     VIEW,
     Grant,
@@ -138,20 +139,25 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
 def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
     """Names in the grants of one database that nothing there has."""
     known: dict[tuple[str, str], set[str]] = {}
+    others: dict[tuple[str, str], set[str]] = {}
     for each in contents.objects:
+        if each.kind != FUNCTION and each.column is None:
+            others.setdefault((each.kind, each.schema or ""), set()).update(each.names or ())
         if each.name is not None and each.column is None:
             known.setdefault((each.kind, each.schema or ""), set()).add(each.name)
-            if each.kind == "table" and each.relkind in ("v", "m"):
+            if each.kind == TABLE and each.relkind in ("v", "m"):
                 known.setdefault((VIEW, each.schema or ""), set()).add(each.name)
     mistakes: list[Mistake] = []
     for grant in scope.policy.grants:
         if grant.database == contents.database and grant.names is not None:
-            mistakes.extend(_missing_names(grant, known.get((grant.kind, grant.schema or ""), set())))
+            place = (grant.kind, grant.schema or "")
+            near = others.get((TABLE if grant.kind == VIEW else grant.kind, grant.schema or ""), set())
+            mistakes.extend(_missing_names(grant, known.get(place, set()), near))
             mistakes.extend(_missing_columns(grant, contents.columns))
     return mistakes
 
 
-def _missing_names(grant: Grant, known: set[str]) -> Iterator[Mistake]:
+def _missing_names(grant: Grant, known: set[str], others: set[str]) -> Iterator[Mistake]:
     for item in grant.names or ():
         if "*" in item and grant.kind != FUNCTION:
             continue
@@ -161,7 +167,7 @@ def _missing_names(grant: Grant, known: set[str]) -> Iterator[Mistake]:
             found = item in known
         if not found:
             place = f" in schema {grant.schema}" if grant.schema else ""
-            hint = nearest(item, known) if grant.kind != LARGE_OBJECT else ""
+            hint = nearest(item, known | others) if grant.kind != LARGE_OBJECT else ""
             yield Mistake(grant.path, f'{grant.kind} "{item}" does not exist{place} of database "{grant.database}"{hint}')
 
 

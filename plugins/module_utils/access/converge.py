@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable
 
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction
-from .catalog import Cluster, Contents, read_cluster, read_contents
+from .catalog import COUNTLESS, Cluster, Contents, read_cluster, read_contents, with_names
 from .checks import cluster_mistakes, contents_mistakes
 from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
@@ -112,8 +112,13 @@ class Convergence:
             facts = cluster.databases.get(database.name)
             if facts is not None and facts.connectable:
                 with self._server.connect(database.name) as session, session.reading():
-                    contents = read_contents(session, wanted_details(scope, database.name))
-                yield from contents_mistakes(scope, contents)
+                    yield from self._mistakes_in(scope, read_contents(session, wanted_details(scope, database.name)), session)
+
+    def _mistakes_in(self, scope: Scope, contents: Contents, session: Session) -> list[Mistake]:
+        mistakes = contents_mistakes(scope, contents)
+        if mistakes:  # read again with all names, to tell the nearest
+            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, COUNTLESS), contents))
+        return mistakes
 
     def _read_cluster(self, session: Session) -> Cluster:
         return read_cluster(session, [role.name for role in self._policy.absent_roles])
@@ -126,10 +131,11 @@ class Convergence:
         if facts is not None:
             with self._server.connect(database.name) as session, session.reading():
                 plan, contents = self._plan_session(scope, cluster, database, session)
-            return plan, contents, contents_mistakes(scope, contents)
+                found = self._mistakes_in(scope, contents, session)
+            return plan, contents, found
         source = cluster.databases.get(database.template or "template1")
         with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
-            template = read_contents(session, wanted_details(scope, database.name, with_names=True))
+            template = read_contents(session, wanted_details(scope, database.name, with_names=COUNTLESS))
         contents = contents_of_new(template, database.name)
         plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)
@@ -140,7 +146,7 @@ class Convergence:
         contents = read_contents(session, wanted_details(scope, database.name))
         plan, incomplete = reconcile_database(scope, cluster, database, facts, contents)
         if incomplete:
-            contents = read_contents(session, wanted_details(scope, database.name, with_names=True))
+            contents = with_names(session, wanted_details(scope, database.name, incomplete), contents)
             plan, _incomplete = reconcile_database(scope, cluster, database, facts, contents)
         return plan, contents
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .catalog import Cluster, Contents, DatabaseFacts, Wanted
+from .catalog import COUNTLESS, Cluster, Contents, DatabaseFacts, Wanted
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -55,7 +55,7 @@ Right = tuple[str, tuple[str, ...], bool]  # grantee, privileges, with grant opt
 def everything(schemas: Iterable[str]) -> Wanted:
     """What the catalog has to read so that each object comes with its name."""
     patterns = {(kind, schema, "%") for schema in schemas for kind in _IN_SCHEMAS}
-    return Wanted(frozenset(patterns), with_names=True)
+    return Wanted(frozenset(patterns), with_names=COUNTLESS)
 
 
 def document(cluster: Cluster, contents: Sequence[Contents]) -> dict[str, Any]:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:
-    """policy, matrix, server_version and in_recovery. Raises BulwarkError for a database that does not exist or cannot be read."""
+    """policy, matrix, superusers, server_version and in_recovery. Raises BulwarkError for a database that does not exist or cannot be read."""
     with server.connect() as session, session.reading():
         cluster = read_cluster(session)
     contents = [_read(server, name) for name in _chosen(cluster, databases)]
     return {
         "policy": document(cluster, contents),
         "matrix": matrix(cluster, contents, roles),
+        "superusers": sorted(name for name, role in cluster.roles.items() if role.superuser),
         "server_version": cluster.version,
         "in_recovery": cluster.in_recovery,
     }

@@ -94,7 +94,7 @@ def _names(objects: ObjectClass) -> list[str]:
     ]
 
 
-def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
+def as_text(entries: Sequence[Mapping[str, Any]], superusers: Sequence[str]) -> str:
     """The matrix as an aligned table: an object a line, a role a column, PostgreSQL's letters in the cells."""
     roles = sorted({entry["role"] for entry in entries})
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -107,4 +107,5 @@ def as_text(entries: Sequence[Mapping[str, Any]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
     used = {privilege for entry in entries for privilege in entry["privileges"]}
     legend = ", ".join(f"{LETTERS[privilege]} = {privilege}" for privilege in LETTERS if privilege in used)
-    return "\n".join([*lines, legend]) + "\n" if entries else ""
+    almighty = f"Superusers, who may do everything: {', '.join(superusers)}"
+    return "\n".join([*(lines if entries else []), *([legend] if entries else []), almighty]) + "\n"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .scope import Scope
 
 
-def wanted_details(scope: Scope, database: str | None, with_names: bool = False) -> Wanted:
+def wanted_details(scope: Scope, database: str | None, with_names: frozenset[str] = frozenset()) -> Wanted:
     """What the catalog has to read one by one, because the policy names it."""
     patterns = set()
     tables = set()
@@ -107,8 +107,8 @@ def contents_of_new(template: Contents, name: str) -> Contents:
     return replace(template, database=name, objects=objects, owned={})
 
 
-def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> tuple[Plan, bool]:
-    """The plan for one database, and whether it needs the contents read with names."""
+def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> tuple[Plan, frozenset[str]]:
+    """The plan for one database, and the kinds of objects whose names it lacks."""
     name = database.name
     changes: list[Change] = []
     if database.comment is not None and database.comment != (facts.comment or ""):
@@ -129,7 +129,7 @@ def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts
     owners.update({(SCHEMA, schema.name): schema.owner for schema in database.schemas})
     owned, objects, incomplete = plan_owners(scope, name, objects, owners)
     tables = [each for each in objects if each.column is None]
-    incomplete = incomplete or needs_names(scope, tables)
+    incomplete |= needs_names(scope, tables)
     changes += created + owned
     changes += plan_settings(scope, cluster, name, [name])
     changes += plan_grants(scope, name, objects, contents)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..core import statements as st
@@ -143,10 +144,12 @@ def _revocations(
 ) -> list[Step]:
     going = [entry for entry in by_others if scope.may_revoke(objects, entry.grantee, entry.privilege)]
     alone = [entry for entry in going if not _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going)]
+    own_step = {*taken, *((entry.grantee, entry.privilege) for entry in alone)}
     passed_on: dict[tuple[str, str], set[str]] = {}
     for entry in by_others:
-        if _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going):
-            passed_on.setdefault((entry.grantor, entry.privilege), set()).add(f"{entry.grantee} -{entry.privilege}")
+        if entry not in alone and _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going):
+            root = _root(entry, own_step, by_others)
+            passed_on.setdefault((root, entry.privilege), set()).add(f"{entry.grantee} -{entry.privilege}")
     grouped: dict[tuple[str, str, str | None, tuple[str, ...]], set[str]] = {}
     for (grantee, privilege), action in taken.items():
         lost = tuple(sorted(passed_on.get((grantee, privilege), ())))
@@ -157,6 +160,17 @@ def _revocations(
     return [
         Step(action, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost) for (action, grantee, grantor, lost), privileges in grouped.items()
     ]
+
+
+def _root(entry: AclEntry, own_step: set[tuple[str, str]], by_others: Sequence[AclEntry]) -> str:
+    """The grantee whose revocation takes the entry along, over as many grantors as there are."""
+    seen: set[str] = set()
+    grantor = entry.grantor
+    while (grantor, entry.privilege) not in own_step and grantor not in seen:
+        seen.add(grantor)
+        sources = (each.grantor for each in by_others if each.grantee == grantor and each.privilege == entry.privilege)
+        grantor = next(sources, grantor)
+    return grantor
 
 
 def _loses_option(
@@ -177,9 +191,9 @@ def _loses_option(
     return all(entry in going or _loses_option(entry.grantor, privilege, taken, kept, by_others, going, seen | {grantor}) for entry in sources)
 
 
-def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> bool:
-    """Whether a change concerns a class of objects whose names were not read."""
-    return any(each.names is None and steps_for(scope, each) for each in objects)
+def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> frozenset[str]:
+    """The kinds of objects of which a class changes whose names were not read."""
+    return frozenset(each.kind for each in objects if each.names is None and steps_for(scope, each))
 
 
 def plan_grants(scope: Scope, database: str | None, objects: Sequence[ObjectClass], contents: Contents | None = None) -> list[Change]:
@@ -295,7 +309,7 @@ def _statement(kind: str, schema: str | None, step: Step, grantees: Sequence[str
         st.keywords(step.action),
         privileges,
         st.keywords(target),
-        st.listed([qualified(kind, schema, name) for name in names]),
+        _all_qualified(kind, schema, tuple(names)),
         st.keywords(preposition),
         st.listed([st.role(grantee) for grantee in grantees]),
         st.keywords(ending),
@@ -308,6 +322,12 @@ def _statement(kind: str, schema: str | None, step: Step, grantees: Sequence[str
         return taken_back
     entry = (st.identifier(schema or ""), st.identifier(step.grantor))
     return st.compose("GRANT USAGE ON SCHEMA {0} TO {1}; {2}; REVOKE USAGE ON SCHEMA {0} FROM {1}", *entry, taken_back)
+
+
+@lru_cache(maxsize=256)
+def _all_qualified(kind: str, schema: str | None, names: tuple[str, ...]) -> Any:
+    """The names of a batch, which many statements share."""
+    return st.remembered(st.listed([qualified(kind, schema, name) for name in names]))
 
 
 def qualified(kind: str, schema: str | None, name: str) -> Any:

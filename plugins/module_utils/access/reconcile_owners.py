@@ -44,11 +44,11 @@ def declared_owner(scope: Scope, objects: ObjectClass, owners: Mapping[tuple[str
 
 def plan_owners(
     scope: Scope, database: str | None, objects: Sequence[ObjectClass], owners: Mapping[tuple[str, str], str | None]
-) -> tuple[list[Change], list[ObjectClass], bool]:
-    """The statements, the objects as they will be afterwards, and whether names are missing that the statements need."""
+) -> tuple[list[Change], list[ObjectClass], frozenset[str]]:
+    """The statements, the objects as they will be afterwards, and the kinds of objects whose names the statements lack."""
     changes: list[Change] = []
     after: list[ObjectClass] = []
-    incomplete = False
+    incomplete: set[str] = set()
     for each in objects:
         owner = declared_owner(scope, each, owners)
         if owner == each.owner:
@@ -57,9 +57,9 @@ def plan_owners(
         after.append(replace(each, owner=owner, acl=_with_new_owner(each.acl, each.owner, owner)))
         if each.column is not None or each.linked or each.kind not in (*_ALTER_OTHER, TABLE, SEQUENCE):
             continue  # columns and linked sequences follow their table
-        incomplete = incomplete or each.names is None
+        incomplete |= {each.kind} if each.names is None else set()
         changes.extend(_change(database, each, name, owner) for name in each.names or ())
-    return sorted(changes, key=lambda change: (change.object, change.words)), after, incomplete
+    return sorted(changes, key=lambda change: (change.object, change.words)), after, frozenset(incomplete)
 
 
 def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> tuple[AclEntry, ...]:

@@ -116,7 +116,8 @@ class Scope:
         if objects.kind in (DATABASE, SCHEMA):
             return True
         if grant.names is not None:
-            return objects.name is not None and any(self._matches(item, objects) for item in grant.names)
+            chosen = objects.name is not None and any(self._matches(item, objects) for item in grant.names)
+            return chosen and not any(self._matches(item, objects) for item in grant.excluding)
         if objects.extension or self._left_to_parent(objects):
             return False
         return not any(self._matches(item, objects) for item in grant.excluding)

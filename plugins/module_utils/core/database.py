@@ -17,6 +17,20 @@ try:
     import psycopg2
     from psycopg2 import sql as sql
 
+    class Remembered(sql.Composable):
+        """A composable that keeps its text. The text depends on the connection's encoding alone, which is always UTF-8."""
+
+        def __init__(self, part: sql.Composable) -> None:
+            super().__init__(part)
+            self._part = part
+            self._text: str | None = None
+
+        def as_string(self, context: Any) -> str:
+            """The text of the part."""
+            if self._text is None:
+                self._text = str(self._part.as_string(context))
+            return self._text
+
     PSYCOPG2_ERROR: str | None = None
 except ImportError:
     PSYCOPG2_ERROR = traceback.format_exc()

@@ -55,6 +55,11 @@ def role(name: str) -> Composable:
     return keywords("PUBLIC") if name == "PUBLIC" else identifier(name)
 
 
+def remembered(part: Any) -> Any:
+    """A composable whose text is made once, for parts that many statements share."""
+    return _database.Remembered(part)
+
+
 def compose(template: str, *parts: Any, **named: Any) -> Composable:
     """A statement from a template with {} places for composables, as psycopg2.sql.SQL.format()."""
     return _database.sql.SQL(template).format(*parts, **named)
