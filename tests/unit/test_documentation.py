@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the pages say is true where a machine can tell: their policies are valid, their links lead somewhere, the role's variables exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")])
+POLICY = ROOT / "demo" / "inventory" / "group_vars" / "postgresql" / "policy.yml"
+PREFIX = "pg_users_"
+PARTS = ("roles", "profiles", "grants", "databases")
+
+
+def name_of(page: object) -> str:
+    """A page's path, for the names of the tests."""
+    return str(page.relative_to(ROOT)) if isinstance(page, Path) else str(page)
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    """The YAML examples of a page."""
+    return re.findall(r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def specification() -> dict[str, dict[str, Any]]:
+    """The variables of the role, as its argument_specs describe them."""
+    text = (ROOT / "roles" / "pg_users" / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+    options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
+    return options
+
+
+def policies() -> list[tuple[str, dict[str, Any]]]:
+    """Every example that is a policy: its place, and the document without the prefix."""
+    found = []
+    for page in PAGES:
+        for number, block in enumerate(yaml_blocks(page), start=1):
+            content = yaml.safe_load(block)
+            if isinstance(content, dict) and any(PREFIX + part in content for part in PARTS):
+                document = {part: content[PREFIX + part] for part in PARTS if PREFIX + part in content}
+                found.append((f"{name_of(page)} example {number}", document))
+    return found
+
+
+def test_the_policy_of_the_readme_is_that_of_the_demo() -> None:
+    """The README shows the file, without its heading."""
+    _heading, policy = POLICY.read_text(encoding="utf-8").split("is not allowed.\n")
+    assert policy in yaml_blocks(ROOT / "README.md")
+
+
+@pytest.mark.parametrize(("place", "document"), policies(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_policies_of_the_pages_are_valid(place: str, document: dict[str, Any]) -> None:
+    """read_policy accepts each; it refuses a word that is wrong."""
+    policy = read_policy(document)
+    assert policy.roles or policy.databases or policy.grants, place
+
+
+def test_the_pages_have_policies() -> None:
+    """The test above has something to test."""
+    assert len(policies()) >= 10
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link inside the repository names a file that is there, and a heading that is in it."""
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"\w+:", target):
+            continue
+        path, _hash, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            wrong.append(target)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_variables_of_the_pages_exist(page: Path) -> None:
+    """A variable or result that a page names is one of the role."""
+    known = {*specification(), f"{PREFIX}result"}
+    named = set(re.findall(rf"\b{PREFIX}\w+", page.read_text(encoding="utf-8")))
+    assert named - known == set()
+
+
+def test_the_defaults_of_the_role_are_those_of_its_documentation() -> None:
+    """Each default stands in both places; one that is computed is only in defaults."""
+    defaults = yaml.safe_load((ROOT / "roles" / "pg_users" / "defaults" / "main.yml").read_text(encoding="utf-8"))
+    plain = {name: value for name, value in defaults.items() if not (isinstance(value, str) and "{{" in value)}
+    assert plain == {name: option["default"] for name, option in specification().items() if "default" in option}
+    assert set(defaults) <= set(specification())
+
+
+def test_the_role_uses_every_variable() -> None:
+    """A variable that is documented and has no effect would be a trap."""
+    tasks = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "roles" / "pg_users" / "tasks").glob("*.yml")))
+    assert [name for name in specification() if not re.search(rf"\b{name}\b", tasks)] == []
