@@ -53,7 +53,7 @@ policy:
   type: dict
   sample: {roles: {app_service: {login: true}}, databases: {shop: {owner: migration_user}}}
 matrix:
-  description: What each role may do with each object, by itself, by membership or as PUBLIC.
+  description: What each role may do with each object, by itself, as the owner, or by membership. PUBLIC is a role of its own, whose rights everybody has.
   returned: success
   type: list
   elements: dict

@@ -77,7 +77,10 @@ class DatabaseFacts:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What belongs to the whole server. applying: the role of this session. passwords_readable: whether stored verifiers were read."""
+    """What belongs to the whole server. applying: the role of this session. passwords_readable: whether stored verifiers were read.
+
+    parameters: the names of all settings in lower case. encodings: the names of those that a database may have.
+    """
 
     version: int
     in_recovery: bool
@@ -89,6 +92,8 @@ class Cluster:
     objects: tuple[ObjectClass, ...]
     scram_iterations: int
     passwords_readable: bool
+    parameters: frozenset[str]
+    encodings: frozenset[str]
     holdings: tuple[Holding, ...] = ()
 
 
@@ -210,6 +215,13 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
         objects=tuple(_cluster_objects(database, names)),
         scram_iterations=iterations[0][0] if iterations else 4096,
         passwords_readable=readable,
+        parameters=frozenset(name for (name,) in database.query("SELECT pg_catalog.lower(name) FROM pg_catalog.pg_settings")),
+        encodings=frozenset(
+            name
+            for (name,) in database.query(
+                "SELECT pg_catalog.pg_encoding_to_char(number) FROM pg_catalog.generate_series(0, 34) number WHERE pg_catalog.pg_encoding_to_char(number) <> ''"
+            )
+        ),
         holdings=_holdings(database, sorted(removable)),
     )
 

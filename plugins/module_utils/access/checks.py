@@ -37,10 +37,14 @@ def cluster_mistakes(scope: Scope, cluster: Cluster) -> list[Mistake]:
     policy = scope.policy
     mistakes = list(_unknown_roles(policy, cluster))
     mistakes.extend(_version_mistakes(scope))
+    mistakes.extend(_cycles_on_server(scope, cluster))
     for role in policy.roles:
         for membership in role.member_of:
             mistakes.extend(_membership_mistakes(scope, role.inherit, membership))
-        for place, _name in role.settings:
+        for place, name in role.settings:
+            if "." not in name and name.lower() not in cluster.parameters:
+                key = f"settings.{name}" if place is None else f"database_settings.{place}.{name}"
+                mistakes.append(Mistake(f"{role.path}.{key}", f"this server has no setting of that name{nearest(name, cluster.parameters)}"))
             if place is not None and place not in cluster.databases and place not in {database.name for database in policy.databases}:
                 mistakes.append(_unknown(f"{role.path}.database_settings.{place}", "database", place, cluster.databases))
     spaces = {each.name or "" for each in cluster.objects if each.kind == TABLESPACE}
@@ -50,6 +54,8 @@ def cluster_mistakes(scope: Scope, cluster: Cluster) -> list[Mistake]:
         facts = cluster.databases.get(database.name)
         if facts is not None and not facts.connectable:
             mistakes.append(Mistake(database.path, "this database allows no connections (datallowconn), so nothing in it can be managed"))
+        if facts is None and database.encoding and not _known_encoding(database.encoding, cluster.encodings):
+            mistakes.append(_unknown(f"{database.path}.encoding", "encoding", database.encoding, cluster.encodings))
         if facts is None and database.template and database.template not in cluster.databases:
             mistakes.append(_unknown(f"{database.path}.template", "database", database.template, cluster.databases))
     mistakes.extend(_removal_mistakes(scope, cluster))
@@ -73,9 +79,9 @@ def _references(policy: Policy) -> Iterator[tuple[str, str]]:
             yield from _given(f"{schema.path}.owner", schema.owner)
             yield from _given(f"{schema.path}.objects_owner", schema.objects_owner)
     for grant in policy.grants:
-        yield from _given(grant.path, *grant.grantees)
+        yield from _given(grant.path, *(name for name in grant.grantees if name != PUBLIC))
     for default in policy.default_grants:
-        yield from _given(default.path, default.owner, *default.grantees)
+        yield from _given(default.path, default.owner, *(name for name in default.grantees if name != PUBLIC))
 
 
 def _given(path: str, *names: str | None) -> Iterator[tuple[str, str]]:
@@ -86,9 +92,42 @@ def _unknown_roles(policy: Policy, cluster: Cluster) -> Iterator[Mistake]:
     absent = {role.name for role in policy.absent_roles}
     known = ({role.name for role in policy.roles} | set(cluster.roles)) - absent
     for path, name in _references(policy):
-        if name != PUBLIC and name not in known:
+        if name not in known:
             told = "is declared absent" if name in absent else "is neither in the policy nor on the server"
             yield Mistake(path, f'role "{name}" {told}{nearest(name, known)}')
+
+
+def _known_encoding(name: str, encodings: Iterable[str]) -> bool:
+    """Whether PostgreSQL knows the encoding; it compares letters and digits alone, and knows a few by other names."""
+    return _plain_encoding(name) in {"unicode", "latin1", *(_plain_encoding(each) for each in encodings)}
+
+
+def _plain_encoding(name: str) -> str:
+    """The letters and digits of an encoding's name in lower case."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _cycles_on_server(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
+    """Declared memberships that form a cycle with those that stay on the server as they are."""
+    declared = {role.name: role for role in scope.policy.roles}
+    edges: dict[str, set[str]] = {name: {entry.role for entry in role.member_of} for name, role in declared.items()}
+    for entry in cluster.memberships:
+        if entry.member not in scope.managed or scope.mode == "additive":
+            edges.setdefault(entry.member, set()).add(entry.role)
+    for role in declared.values():
+        for membership in role.member_of:
+            if role.name in _reachable(membership.role, edges):
+                yield Mistake(membership.path, f'"{membership.role}" is itself a member of "{role.name}" on the server, directly or through other roles')
+
+
+def _reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    frontier = {start}
+    while frontier:
+        role = frontier.pop()
+        reached.add(role)
+        frontier |= edges.get(role, set()) - reached
+    return reached
 
 
 def _version_mistakes(scope: Scope) -> Iterator[Mistake]:

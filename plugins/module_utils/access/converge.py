@@ -44,6 +44,17 @@ class Options:
     patience: Patience = field(default_factory=Patience)
     path_prefix: str = ""
 
+    def __post_init__(self) -> None:
+        limits = (
+            ("scram_iterations", self.iterations, 1, 2**31 - 1),
+            ("max_revoke_share", self.max_revoke_share, 0, 1),
+            ("lock_timeout", self.patience.lock_timeout, 0, 2**31 - 1),
+            ("lock_retries", self.patience.retries, 0, 1000),
+        )
+        for name, value, least, most in limits:
+            if value is not None and not least <= value <= most:
+                raise BulwarkError(f"{name} must be from {least} to {most}, not {value}")
+
 
 @dataclass(frozen=True)
 class Planned:

@@ -101,7 +101,7 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
         return
     raise BulwarkError(
         f"The plan revokes {plan.revoked} of {existing} existing privileges, more than max_revoke_share ({share:g}) allows; nothing was changed. "
-        "Read the plan with --check --diff; if it is right, set allow_mass_revoke for this run. It begins with:\n"
+        "Read the whole plan with allow_mass_revoke and --check --diff; if it is right, apply it so once. It begins with:\n"
         + "\n".join(f"  {change.words}" for change in [each for each in plan.changes if each.revoked][:10])
     )
 

@@ -10,6 +10,7 @@ from ..core.errors import BulwarkError, nearest
 from .catalog import Cluster, Contents, Wanted, read_cluster, read_contents
 from .generate import document, everything
 from .matrix import matrix
+from .model import PUBLIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:
-    """policy, matrix, superusers, server_version and in_recovery. Raises BulwarkError for a database that does not exist or cannot be read."""
+    """policy, matrix, superusers, server_version and in_recovery. Raises BulwarkError for what does not exist."""
     with server.connect() as session, session.reading():
         cluster = read_cluster(session)
+    for name in roles or ():
+        if name != PUBLIC and name not in cluster.roles:
+            raise BulwarkError(f'role "{name}" does not exist{nearest(name, cluster.roles)}')
     contents = [_read(server, name) for name in _chosen(cluster, databases)]
     return {
         "policy": document(cluster, contents),

@@ -47,12 +47,14 @@ def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Sequence[str] 
         for entry in objects.acl:
             if entry.grantee != PUBLIC or objects.kind not in (TYPE, LANGUAGE):
                 held.setdefault(entry.grantee, set()).add(entry.privilege)
+        owner = cluster.databases[database].owner if database is not None else None
         for role in chosen:
-            privileges = set().union(*(held.get(name, set()) for name in reach[role]))
+            # The owner of a database is a member of pg_database_owner there.
+            names = reach[role] | ({"pg_database_owner"} if owner in reach[role] else set())
+            privileges = set().union(*(held.get(name, set()) for name in names))
+            kind = objects.kind if objects.column is None else "column"
             if privileges:
-                entries.extend(
-                    {"database": database, "role": role, "kind": objects.kind, "object": name, "privileges": sorted(privileges)} for name in _names(objects)
-                )
+                entries.extend({"database": database, "role": role, "kind": kind, "object": name, "privileges": sorted(privileges)} for name in _names(objects))
     return entries
 
 

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry, ObjectClass
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.reconcile_grants import needs_names, plan_grants
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import like, normalized_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry, ObjectClass
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.reconcile_grants import needs_names, plan_grants
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import like, normalized_signature
 from tests.unit.access.world import scope_for, table
 
 

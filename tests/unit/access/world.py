@@ -46,6 +46,8 @@ def cluster(*roles: Role, memberships: tuple[Membership, ...] = (), version: int
         objects=(),
         scram_iterations=4096,
         passwords_readable=True,
+        parameters=frozenset({"work_mem", "search_path", "statement_timeout"}),
+        encodings=frozenset({"UTF8", "SQL_ASCII", "LATIN1"}),
         **facts,
     )
 
