@@ -96,7 +96,7 @@ class Convergence:
             mistakes.extend(self._mistakes_within(scope, cluster))
             raise PolicyError(mistakes, self._options.path_prefix)
         databases: list[tuple[Database, Plan]] = []
-        existing = len(cluster.memberships)
+        existing = 0
         for database in self._policy.databases:
             part, contents, found = self._plan_database(scope, cluster, database)
             mistakes.extend(found)

@@ -96,20 +96,22 @@ def _inherited(scope: Scope, cluster: Cluster) -> set[str]:
 
 
 def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) -> None:
-    """Refuse a plan that revokes more than the share of the existing grants. Raises BulwarkError."""
-    if allowed or plan.revoked < _FEW or plan.revoked <= share * max(existing, 1):
+    """Refuse a plan that takes more than the share of what roles were granted. Raises BulwarkError.
+
+    What PUBLIC has does not count: it is what PostgreSQL gives by itself, and no policy leaves much of it.
+    """
+    revoked = sum(change.revoked_from_roles for change in plan.changes)
+    if allowed or revoked < _FEW or revoked <= share * max(existing, 1):
         return
     raise BulwarkError(
-        f"The plan revokes {plan.revoked} of {existing} existing privileges, more than max_revoke_share ({share:g}) allows; nothing was changed. "
+        f"The plan revokes {revoked} of {existing} privileges that roles have, more than max_revoke_share ({share:g}) allows; nothing was changed. "
         "Read the whole plan with allow_mass_revoke and --check --diff; if it is right, apply it so once. It begins with:\n"
-        + "\n".join(f"  {change.words}" for change in [each for each in plan.changes if each.revoked][:10])
+        + "\n".join(f"  {change.words}" for change in [each for each in plan.changes if each.revoked_from_roles][:10])
     )
 
 
-def count_existing(scope: Scope, objects: Iterable[ObjectClass], only: str | None = None) -> int:
-    """How many privileges others than the owners hold on the objects."""
+def count_existing(scope: Scope, objects: Iterable[ObjectClass]) -> int:
+    """How many privileges roles hold on objects that are not theirs."""
     return sum(
-        each.count * sum(1 for entry in each.acl if entry.grantee != each.owner and entry.grantee not in scope.superusers)
-        for each in objects
-        if only is None or each.kind == only
+        each.count * sum(1 for entry in each.acl if entry.grantee not in (each.owner, PUBLIC) and entry.grantee not in scope.superusers) for each in objects
     )

@@ -18,6 +18,7 @@ from .model import (
     LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
+    PUBLIC,
     SCHEMA,
     SEQUENCE,
     TABLE,
@@ -287,7 +288,8 @@ def _change(
         words += f" (granted by {step.grantor})"
     if step.passed_on:
         words += f" (and what it had passed on: {'; '.join(step.passed_on)})"
-    count = len(names) * len(grantees) * len(step.privileges) * max(1, len(columns))
+    each_grantee = len(names) * len(step.privileges) * max(1, len(columns))
+    count = each_grantee * len(grantees)
     return Change(
         object=described,
         words=words,
@@ -295,6 +297,7 @@ def _change(
         database=database,
         granted=count if step.action == _GRANT else 0,
         revoked=0 if step.action == _GRANT else count + len(step.passed_on) * len(names),
+        revoked_from_roles=0 if step.action == _GRANT else each_grantee * sum(name != PUBLIC for name in grantees),
     )
 
 

@@ -28,7 +28,8 @@ class Change:
     """One step: the object it is about, the words for a person, and the SQL.
 
     database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
-    granted, revoked: how many privileges it gives and takes, over all objects and grantees. alone: cannot run in a transaction.
+    granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that somebody once
+    granted to a role, not PUBLIC's. alone: cannot run in a transaction.
     """
 
     object: str
@@ -37,6 +38,7 @@ class Change:
     database: str | None = None
     granted: int = 0
     revoked: int = 0
+    revoked_from_roles: int = 0
     alone: bool = False
 
     @property
