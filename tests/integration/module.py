@@ -15,11 +15,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from ansible.module_utils.common import warnings as ansible_warnings
 from ansible.module_utils.testing import patch_module_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTIONS = REPOSITORY / ".work" / "collections"
@@ -39,9 +42,8 @@ def run(server: Any, module: str, *, check: bool = False, diff: bool = False, **
     main = importlib.import_module(f"{NAMESPACE}.{module}").main
     output = io.StringIO()
     ansible_warnings._global_warnings.clear()  # they belong to the process, which in real life holds one run
-    with patch_module_args(arguments(server, options, check=check, diff=diff)), contextlib.redirect_stdout(output):
-        with contextlib.suppress(SystemExit):
-            main()
+    with patch_module_args(arguments(server, options, check=check, diff=diff)), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        main()
     return parsed(output.getvalue())
 
 
@@ -134,7 +136,8 @@ def process(server: Any, policy: Mapping[str, Any], **options: Any) -> subproces
 
 def finished(started: subprocess.Popen[str], timeout: float = 60) -> Result:
     """The result of a process that ends by itself."""
-    assert started.stdout is not None and started.stderr is not None
+    assert started.stdout is not None
+    assert started.stderr is not None
     started.wait(timeout)
     complaints = started.stderr.read()
     assert "Traceback" not in complaints, complaints
@@ -155,7 +158,13 @@ class Playbook:
     def start(self, *flags: str) -> subprocess.Popen[str]:
         """ansible-playbook with the given flags, its output in one stream."""
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-e", "@variables.yml", *flags, "play.yml"]
-        home = {"ANSIBLE_HOME": str(self.directory / "home"), "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp")}
+        home = {
+            "ANSIBLE_HOME": str(self.directory / "home"),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
+            "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
+            "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.directory / "facts"),
+        }
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

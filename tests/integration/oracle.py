@@ -8,12 +8,15 @@ Written from the description of the policy document alone; it shares no code wit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.integration.sql import query
-from tests.integration.world import Thing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from tests.integration.world import Thing
 
 PUBLIC = "PUBLIC"
 Key = tuple[str, "str | None", str]
@@ -181,7 +184,8 @@ class Promise:
         self._give({"to": role, "privileges": words.get("database", [])}, [t for t in self.before.things.values() if t.kind == "database"])
         self._give({"to": role, "privileges": words.get("schema", [])}, [thing for thing in inside if thing.kind == "schema"])
         for word in ("tables", "sequences", "functions", "types"):
-            chosen = [t for t in inside if t.kind == KINDS[word] and general(t, schema) and not named(t, leaving)]
+            excluded = leaving if word == "tables" else []
+            chosen = [t for t in inside if t.kind == KINDS[word] and general(t, schema) and not named(t, excluded)]
             self._give({"to": role, "privileges": words.get(word, [])}, chosen)
 
     def _give(self, grant: Mapping[str, Any], objects: Iterable[Thing]) -> None:
@@ -197,7 +201,7 @@ class Promise:
 
     def _exact(self, thing: Thing, grantee: str, privilege: str) -> bool:
         """Whether a right is the policy's to take away."""
-        if self.mode == "additive" or thing.extension and grantee not in self.managed or thing.extension:
+        if self.mode == "additive" or (thing.extension and grantee not in self.managed) or thing.extension:
             return False
         if grantee in self.managed:
             return True
@@ -326,9 +330,14 @@ def named(thing: Thing, items: Iterable[str]) -> bool:
 def _named(thing: Thing, item: str) -> bool:
     if thing.kind == "function":
         if "(" in item:
-            return thing.name.split("(")[-1] == item.split("(")[-1] and thing.detail == item.split("(")[0]
+            return _arguments(thing.name) == _arguments(item) and thing.detail == item.split("(")[0]
         return thing.detail == item
     return re.fullmatch(".*".join(re.escape(part) for part in item.split("*")), thing.name, re.DOTALL) is not None
+
+
+def _arguments(signature: str) -> list[str]:
+    words = [word.strip() for word in signature.split("(")[-1].rstrip(")").split(",")]
+    return [{"int": "integer"}.get(word, word) for word in words]
 
 
 # --- effective rights ------------------------------------------------------------------------------------------------------------

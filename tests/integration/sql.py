@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2 import extensions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 Row = tuple[Any, ...]
 

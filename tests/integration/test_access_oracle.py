@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Generated policies on generated states: what every role may do afterwards is what the policy says, and a second plan is empty.
 
-The examples are few in an ordinary run. BULWARK_EXAMPLES=500 makes it a soak.
+The examples are few and the same in an ordinary run. BULWARK_EXAMPLES=500 makes it a soak, BULWARK_SHRINK=1 looks for the smallest failing one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 import os
 from typing import Any
 
@@ -16,11 +18,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from tests.integration.module import apply, plan
+from tests.integration.module import apply, plan, run
 from tests.integration.oracle import KINDS, PUBLIC, Promise, State, broken, privileges_of, state
 from tests.integration.sql import execute, ident, query, session, wipe
 from tests.integration.world import DATABASE, MANAGED, ODD, SCHEMAS, STRANGERS, statements, things
 
+SOAK = "BULWARK_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("BULWARK_EXAMPLES", "12"))
 TEMPLATE = "world template"
 Policy = dict[str, Any]
@@ -46,19 +49,22 @@ def privileges(kind: str) -> st.SearchStrategy[list[str]]:
 
 
 @st.composite
-def grants(draw: st.DrawFn, grantees: tuple[str, ...]) -> dict[str, Any]:
-    """One entry of a schema's grants."""
+def grants(draw: st.DrawFn, grantees: tuple[str, ...], empty: bool) -> dict[str, Any]:
+    """One entry of a schema's grants; in an empty schema nothing is named."""
     grant: dict[str, Any] = {"to": draw(some(grantees))}
     word = draw(st.sampled_from(("schema", "tables", "tables", "columns", "views", "sequences", "functions", "types")))
     if word == "schema":
         grant["privileges"] = draw(privileges("schema"))
+    elif empty:
+        word = "tables" if word == "columns" else word
+        grant |= {"privileges": draw(privileges(KINDS[word])), word: "all"}
     elif word == "columns":
         table = draw(st.sampled_from(tuple(COLUMNS)))
         grant |= {"privileges": draw(privileges("column")), "tables": [table], "columns": draw(some(COLUMNS[table]))}
     else:
         named = {"tables": (*TABLES, *PATTERNS), "views": ("user_names", "totals"), **NAMES}[word]
         grant |= {"privileges": draw(privileges(KINDS[word])), word: draw(st.one_of(st.just("all"), some(named)))}
-        if grant[word] == "all" and draw(st.booleans()):
+        if grant[word] == "all" and word != "views" and draw(st.booleans()):
             grant["except"] = draw(some(named if word != "tables" else TABLES, 2))
     if PUBLIC not in grant["to"] and draw(st.integers(0, 4)) == 0:
         grant["grant_option"] = True
@@ -66,7 +72,7 @@ def grants(draw: st.DrawFn, grantees: tuple[str, ...]) -> dict[str, Any]:
 
 
 @st.composite
-def schemas(draw: st.DrawFn, roles: tuple[str, ...], grantees: tuple[str, ...], additive: bool) -> dict[str, Any]:
+def schemas(draw: st.DrawFn, name: str, roles: tuple[str, ...], grantees: tuple[str, ...], additive: bool) -> dict[str, Any]:
     """One schema of the policy."""
     schema: dict[str, Any] = {"partitions": draw(st.sampled_from(("parent", "mirror")))}
     if not additive:
@@ -75,7 +81,7 @@ def schemas(draw: st.DrawFn, roles: tuple[str, ...], grantees: tuple[str, ...], 
     profile = st.sampled_from(("app_service", "migration", "readonly", "reporting"))
     leaving = st.fixed_dictionaries({"profile": profile, "except": some(("users", "user*", "events"), 2)})
     schema["profiles"] = draw(st.dictionaries(st.sampled_from(roles), st.one_of(profile, leaving), max_size=3))
-    schema["grants"] = draw(st.lists(grants(grantees), max_size=4))
+    schema["grants"] = draw(st.lists(grants(grantees, name == "public"), max_size=4))
     default = st.fixed_dictionaries(
         {"owner": st.sampled_from(roles), "to": some(grantees, 2), "type": st.just("tables"), "privileges": some(("SELECT", "INSERT"))}
     )
@@ -92,12 +98,12 @@ def policies(draw: st.DrawFn) -> tuple[Policy, str]:
     attributes: dict[str, Any] = {}
     for position, role in enumerate(roles):
         attributes[role] = {"inherit": draw(st.booleans()), "login": draw(st.booleans()), "superuser": draw(st.integers(0, 9)) == 0}
-        attributes[role]["member_of"] = draw(st.lists(st.sampled_from(roles[:position] or STRANGERS), max_size=2, unique=True))
+        attributes[role]["member_of"] = draw(st.lists(st.sampled_from(roles[:position]), max_size=2, unique=True)) if position else []
     database: dict[str, Any] = {"schemas": {}}
     if mode != "additive" and draw(st.booleans()):
         database["owner"] = draw(st.sampled_from(roles))
     for name in draw(some(("app", ODD, "public"))):
-        database["schemas"][name] = draw(schemas(roles, grantees, mode == "additive"))
+        database["schemas"][name] = draw(schemas(name, roles, grantees, mode == "additive"))
     on_database = st.fixed_dictionaries({"to": some(grantees), "privileges": privileges("database")})
     far = st.fixed_dictionaries({"to": some(roles), "privileges": st.just(["USAGE"]), "foreign_servers": st.just(["far Away"])})
     database["grants"] = draw(st.lists(st.one_of(on_database, far), max_size=2))
@@ -186,8 +192,7 @@ def read(server: Any) -> State:
 
 def check_memberships(server: Any, policy: Policy, mode: str) -> None:
     """A managed role is a member of what the policy says, of nothing else."""
-    rows = query(server, "SELECT member::regrole::text, roleid::regrole::text FROM pg_auth_members WHERE roleid >= 16384")
-    pairs = {(member.strip('"').replace('""', '"'), role.strip('"').replace('""', '"')) for member, role in rows}
+    pairs = query(server, "SELECT u.rolname, g.rolname FROM pg_auth_members JOIN pg_roles u ON u.oid = member JOIN pg_roles g ON g.oid = roleid")
     for name, role in policy["roles"].items():
         wanted = set(role["member_of"])
         found = {group for member, group in pairs if member == name}
@@ -218,16 +223,27 @@ def check_tomorrow(server: Any, promise: Promise) -> None:
                 assert found == wanted, f"new {word} of {creator} in {schema}"
 
 
+def without_vain_grants(server: Any, policy: Policy, options: dict[str, Any]) -> None:
+    """Take out column grants that a grant on the whole table makes vain: the module refuses them with their place."""
+    result = run(server, "pg_access", policy=policy, check=True, **options)
+    vain = [mistake["path"] for mistake in result.get("mistakes", []) if "has no effect" in mistake["message"]]
+    for name, schema in policy["databases"][DATABASE]["schemas"].items():
+        place = f".schemas.{name}" if name.isidentifier() else f".schemas[{json.dumps(name, ensure_ascii=False)}]"
+        kept = [grant for number, grant in enumerate(schema["grants"]) if not any(path.endswith(f"{place}.grants[{number}]") for path in vain)]
+        schema["grants"] = kept
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize="BULWARK_EXAMPLES" not in os.environ,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    derandomize=not SOAK,
+    phases=(Phase.explicit, Phase.generate, *((Phase.shrink,) if "BULWARK_SHRINK" in os.environ else ())),
     suppress_health_check=list(HealthCheck),
 )
 @given(declared=policies(), drifts=st.lists(drift(), min_size=5, max_size=25))
 def test_every_right_is_what_the_policy_says(template: Any, declared: tuple[Policy, str], drifts: list[str]) -> None:
     policy, mode = declared
+    policy = copy.deepcopy(policy)
     disturb(template, drifts, mode)
     before = read(template)
     options = {"mode": mode, "allow_mass_revoke": True}
@@ -235,6 +251,7 @@ def test_every_right_is_what_the_policy_says(template: Any, declared: tuple[Poli
     for statement in drifts:
         note(statement)
 
+    without_vain_grants(template, policy, options)
     foretold = plan(template, policy, **options)
     done = apply(template, policy, **options)
     assert done["sql"] == foretold["sql"]

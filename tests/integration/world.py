@@ -78,6 +78,7 @@ UNION ALL SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END, nspname
 UNION ALL SELECT 'function', nspname, p.oid::regprocedure::text, p.oid, proowner::regrole::text, proname::text, false,
     EXISTS (SELECT FROM extension_members e WHERE e.objid = p.oid AND e.classid = 'pg_proc'::regclass)
     FROM pg_proc p JOIN n ON n.oid = pronamespace
+    WHERE NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')
 UNION ALL SELECT 'type', nspname, typname, t.oid, typowner::regrole::text, typtype::text, false, false
     FROM pg_type t JOIN n ON n.oid = typnamespace
     WHERE (typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = typrelid AND c.relkind = 'c')) AND typtype <> 'm' AND typcategory <> 'A'
@@ -89,8 +90,9 @@ UNION ALL SELECT 'large_object', NULL, oid::text, oid, lomowner::regrole::text, 
 
 
 def things(server: Any, db: str = DATABASE) -> list[Thing]:
-    """Every object outside the system schemas, read by this query alone."""
-    rows = query(server, f"SELECT kind, s, name, oid::bigint, owner, detail, part, ext FROM ({_OBJECTS}) x (kind, s, name, oid, owner, detail, part, ext)", db=db)
+    """Every object outside the system schemas, read by this query alone. The constructors of range types belong to their type."""
+    columns = "kind, s, name, oid, owner, detail, part, ext"
+    rows = query(server, f"SELECT {columns.replace('oid', 'oid::bigint')} FROM ({_OBJECTS}) x ({columns})", db=db)
     return [Thing(*row[:4], _unquoted(row[4]), *row[5:]) for row in rows]
 
 
