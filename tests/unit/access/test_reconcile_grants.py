@@ -141,9 +141,7 @@ def test_wildcards_match_like_a_regular_expression(name: str, item: str) -> None
     assert like(item, name) == expected
 
 
-entries = st.lists(
-    st.tuples(st.sampled_from(["a", "b", "stranger", "PUBLIC"]), st.just("owner"), st.sampled_from(["SELECT", "INSERT", "UPDATE"])), unique=True
-)
+entries = st.lists(st.tuples(st.sampled_from(["a", "b", "stranger", "PUBLIC"]), st.just("owner"), st.sampled_from(["SELECT", "INSERT", "UPDATE"])), unique=True)
 
 
 @given(entries, entries)

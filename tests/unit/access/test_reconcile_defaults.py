@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Default privileges: what objects that are yet to be made will carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.catalog import Contents
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.reconcile_defaults import plan_defaults
+from tests.unit.access.world import cluster, role, scope_for
+
+
+def words(database: dict[str, Any], acls: dict[Any, tuple[AclEntry, ...]], **roles: Any) -> list[str]:
+    """The plan for the default privileges of database shop in a person's words."""
+    server = cluster(role("maker"), role("reader"))
+    scope = scope_for({"roles": {"maker": {}, "reader": {}, **roles}, "databases": {"shop": database}}, server=server)
+    return [change.words for change in plan_defaults(scope, Contents("shop", {}, (), acls))]
+
+
+READ = {"owner": "maker", "to": "reader", "type": "tables", "privileges": ["SELECT"]}
+KEY = ("maker", "app", "tables")
+
+
+def test_missing_default_privileges_are_added_and_present_ones_left() -> None:
+    document = {"schemas": {"app": {"default_privileges": [READ]}}}
+    expected = "reader: default privileges of maker on tables in schema app  +SELECT"
+    assert words(document, {}) == [expected]
+    assert words(document, {KEY: (AclEntry("reader", "maker", "SELECT"),)}) == []
+
+
+def test_superfluous_default_privileges_go() -> None:
+    found = {KEY: (AclEntry("reader", "maker", "SELECT"), AclEntry("PUBLIC", "maker", "SELECT"))}
+    assert words({"schemas": {"app": {"default_privileges": [READ]}}}, found) == ["PUBLIC: default privileges of maker on tables in schema app  -SELECT"]
+
+
+def test_of_unnamed_owners_and_schemas_only_what_named_roles_get_is_exact() -> None:
+    found = {("stranger", "legacy", "tables"): (AclEntry("reader", "stranger", "SELECT"), AclEntry("other", "stranger", "SELECT"))}
+    assert words({}, found) == ["reader: default privileges of stranger on tables in schema legacy  -SELECT"]
+
+
+def test_functions_of_creators_are_closed_to_public() -> None:
+    profiles = {"schemas": {"app": {"profiles": {"maker": "migration"}}}}
+    closed = {("maker", None, "functions"): (AclEntry("maker", "maker", "EXECUTE"),)}
+    assert words(profiles, {}) == ["PUBLIC: default privileges of maker on functions in any schema  -EXECUTE"]
+    assert words(profiles, closed) == []
+
+
+def test_what_public_has_by_itself_need_not_come_back() -> None:
+    closed = {("maker", None, "functions"): (AclEntry("maker", "maker", "EXECUTE"),)}
+    assert words({}, closed) == []
+
+
+def test_a_role_that_goes_leaves_no_default_privileges() -> None:
+    closed = {("gone", None, "functions"): (AclEntry("gone", "gone", "EXECUTE"),), ("gone", "app", "tables"): (AclEntry("reader", "gone", "SELECT"),)}
+    assert words({}, closed, gone={"state": "absent"}) == [
+        "PUBLIC: default privileges of gone on functions in any schema  +EXECUTE",
+        "reader: default privileges of gone on tables in schema app  -SELECT",
+    ]
