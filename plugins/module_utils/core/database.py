@@ -192,21 +192,30 @@ class Database:
         finally:
             self._transaction = False
 
-    def silence(self) -> None:
-        """Keep the text of the statements that follow in this transaction out of the server's log and statistics views.
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Keep the text of the statements within out of the server's log and statistics views; others are logged as ever.
 
         Raises BulwarkError where a setting that would show them may not be changed by this role.
         """
-        names = list(_SILENT_SETTINGS)
-        for name, setting in self.query("SELECT name, setting FROM pg_settings WHERE name = ANY(%(names)s) ORDER BY name", {"names": names}):
+        changed: dict[str, str] = {}
+        for name, setting in self.query(
+            "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE name = ANY(%(names)s) ORDER BY name",
+            {"names": list(_SILENT_SETTINGS)},
+        ):
             wanted = _SILENT_SETTINGS[name]
-            if setting == wanted or self._set_if_allowed(name, wanted):
+            if setting == wanted:
                 continue
-            if name in _TELLTALES:
+            if self._set_if_allowed(name, wanted):
+                changed[name] = setting
+            elif name in _TELLTALES:
                 raise BulwarkError(
                     f"the server's log would show password verifiers ({name} = {setting}), and this role may not turn that off; "
                     f"apply the policy as a superuser, set {name} to {wanted}, or on PostgreSQL 15 and later GRANT SET ON PARAMETER {name}"
                 )
+        yield
+        for name, setting in changed.items():
+            self.query("SELECT pg_catalog.set_config(%(name)s, %(value)s, true)", {"name": name, "value": setting})
 
     def _set_if_allowed(self, name: str, value: str) -> bool:
         self.execute("SAVEPOINT silence")

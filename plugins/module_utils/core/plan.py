@@ -54,8 +54,8 @@ class Change:
         """Execute the statement. Raises StatementError that names the object."""
         try:
             if isinstance(self.statement, SecretStatement):
-                database.silence()
-                database.execute(self.statement.sent)
+                with database.silenced():
+                    database.execute(self.statement.sent)
             else:
                 database.execute(self.statement)
         except StatementError as error:
