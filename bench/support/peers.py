@@ -15,11 +15,11 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from bench.generate import KINDS, OWNER, Shape
+from bench.support.generate import KINDS, OWNER, Shape
 
-HERE = Path(__file__).resolve().parent
-SCRATCH = HERE.parent / ".work" / "bench"
-REQUIREMENTS = HERE.parent / "requirements" / "bench.txt"
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRATCH = ROOT / ".work" / "bench"
+REQUIREMENTS = ROOT / "requirements" / "bench.txt"
 
 # ldap2pg imports python-ldap even where its roles are static. Building that needs OpenLDAP's headers; these names are all it looks up.
 _LDAP_STAND_IN = {
