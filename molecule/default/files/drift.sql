@@ -31,7 +31,8 @@ ALTER DEFAULT PRIVILEGES FOR ROLE migration_user GRANT EXECUTE ON FUNCTIONS TO P
 
 -- Roles
 ALTER ROLE app_service SUPERUSER CONNECTION LIMIT -1;
-ALTER ROLE readonly_user CREATEDB RESET statement_timeout;
+ALTER ROLE readonly_user CREATEDB;
+ALTER ROLE readonly_user RESET statement_timeout;
 GRANT migration_user TO app_service;
 GRANT pg_read_all_data TO analyst;
 SET log_statement = none;
