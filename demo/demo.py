@@ -62,7 +62,7 @@ PROBES = (
     Probe("app_service", "CREATE TABLE app.planted (id int)", ALLOWED, REFUSED),
     Probe("app_service", "ALTER TABLE app.users DROP COLUMN email", ALLOWED, REFUSED),
     Probe("app_service", "CREATE ROLE backdoor SUPERUSER", ALLOWED, REFUSED),
-    Probe("app_service", "COPY (SELECT 1) TO PROGRAM 'true'", ALLOWED, REFUSED),
+    Probe("app_service", "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'", ALLOWED, REFUSED),
     Probe("migration_user", "ALTER TABLE app.projects ADD COLUMN archived boolean", REFUSED, ALLOWED),
     Probe("migration_user", "CREATE TABLE app.invoices (id bigint)", ALLOWED, ALLOWED),
     Probe("migration_user", "CREATE ROLE backdoor", ALLOWED, REFUSED),
