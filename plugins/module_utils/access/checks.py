@@ -19,15 +19,14 @@ from .model import (
     Membership,
     Policy,
 )
-from .privileges import COLUMN, missing_in_version
-from .reconcile_defaults import KIND_OF_TYPE
+from .privileges import COLUMN, KIND_OF_TYPE, missing_in_version
 from .reconcile_grants import counted
 from .scope import Scope, like, normalized_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from .catalog import Cluster, Contents
+    from .state import Cluster, Contents
 
 _SUPPORTED = range(14, 19)
 

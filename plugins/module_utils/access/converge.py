@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Callable
 
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction
-from .catalog import COUNTLESS, Cluster, Contents, read_cluster, read_contents, with_names
+from .catalog import read_cluster
 from .checks import cluster_mistakes, contents_mistakes
+from .contents import COUNTLESS, read_contents, with_names
 from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
     contents_of_new,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..core.database import Database as Session
     from ..core.database import Server
     from .model import Database, Policy
+    from .state import Cluster, Contents
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .catalog import COUNTLESS, Cluster, Contents, DatabaseFacts, Wanted
+from .contents import COUNTLESS
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -28,8 +28,9 @@ from .model import (
     ObjectClass,
     Role,
 )
-from .reconcile_defaults import BUILT_IN
+from .privileges import BUILT_IN
 from .reconcile_roles import timestamp
+from .state import Cluster, Contents, DatabaseFacts, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..core.plan import Plan
-    from .catalog import Cluster, DatabaseFacts
     from .scope import Scope
+    from .state import Cluster, DatabaseFacts
 
 # A small database is cleaned up as a whole without further ado.
 _FEW = 100

@@ -11,7 +11,7 @@ from .model import DATABASE, LANGUAGE, PUBLIC, TYPE, ObjectClass
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .catalog import Cluster, Contents
+    from .state import Cluster, Contents
 
 # PostgreSQL's own abbreviations (documentation, "Privileges").
 LETTERS: Mapping[str, str] = {

@@ -35,9 +35,8 @@ from .model import (
 )
 from .policy_checks import check_columns, check_defaults
 from .policy_roles import read_roles
-from .privileges import COLUMN, read_privileges
+from .privileges import BUILT_IN, COLUMN, KIND_OF_TYPE, read_privileges
 from .profiles import Assignment, Profile, closed_to_public, expand, read_assignments, read_profiles
-from .reconcile_defaults import BUILT_IN, KIND_OF_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

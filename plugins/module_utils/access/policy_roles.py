@@ -13,7 +13,7 @@ from ..core import scram
 from ..core.document import Node, child, kind_of, quoted, text_problem, told
 from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, one_role_problem, parameter_problem, role_name_problem
-from .catalog import LIST_PARAMETERS, split_setting
+from ..core.parameters import LIST_PARAMETERS, split_setting
 from .model import AbsentRole, Membership, Role
 
 _FLAGS = ("superuser", "createdb", "createrole", "replication", "bypassrls")

@@ -54,6 +54,19 @@ _SPELLINGS: Mapping[str, str] = {"TEMP": "TEMPORARY", "ALL PRIVILEGES": ALL}
 _SINCE: Mapping[str, int] = {"MAINTAIN": 17}  # first major version
 
 
+KIND_OF_TYPE: Mapping[str, str] = {
+    "tables": TABLE,
+    "sequences": SEQUENCE,
+    "functions": FUNCTION,
+    "types": TYPE,
+    "schemas": SCHEMA,
+    "large_objects": LARGE_OBJECT,
+}
+
+# What PUBLIC gets on new objects when nobody has said otherwise.
+BUILT_IN: Mapping[str, frozenset[str]] = {"functions": frozenset({"EXECUTE"}), "types": frozenset({"USAGE"})}
+
+
 def expand(privileges: Iterable[str], kind: str, version: int) -> frozenset[str]:
     """The privileges with ALL replaced by every word that the server's version knows for the kind. version: as in server_version_num."""
     words = frozenset(privileges)

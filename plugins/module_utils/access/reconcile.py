@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..core import statements as st
 from ..core.plan import Change, Plan
-from .catalog import Cluster, Contents, DatabaseFacts, Wanted, like_pattern
 from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, PUBLIC, SCHEMA, TABLE, VIEW, AclEntry, Database, ObjectClass, Schema
 from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
+from .state import Cluster, Contents, DatabaseFacts, Wanted, like_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

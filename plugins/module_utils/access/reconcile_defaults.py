@@ -12,28 +12,16 @@ from typing import TYPE_CHECKING, Optional
 
 from ..core import statements as st
 from ..core.plan import Change
-from .model import FUNCTION, LARGE_OBJECT, PUBLIC, SCHEMA, SEQUENCE, TABLE, TYPE, AclEntry, DefaultGrant
-from .privileges import expand
+from .model import PUBLIC, AclEntry, DefaultGrant
+from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .catalog import Contents
     from .scope import Scope
+    from .state import Contents
 
 Key = tuple[str, Optional[str], str]  # owner, schema or None for global, type
-
-KIND_OF_TYPE: Mapping[str, str] = {
-    "tables": TABLE,
-    "sequences": SEQUENCE,
-    "functions": FUNCTION,
-    "types": TYPE,
-    "schemas": SCHEMA,
-    "large_objects": LARGE_OBJECT,
-}
-
-# What PUBLIC gets on new objects when nobody has said otherwise.
-BUILT_IN: Mapping[str, frozenset[str]] = {"functions": frozenset({"EXECUTE"}), "types": frozenset({"USAGE"})}
 
 
 def declared_defaults(scope: Scope, database: str) -> dict[Key, dict[str, dict[str, bool]]]:

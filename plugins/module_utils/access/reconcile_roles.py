@@ -15,8 +15,8 @@ from .model import Membership, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .catalog import Cluster
     from .scope import Scope
+    from .state import Cluster
 
 _FLAGS: Sequence[tuple[str, str]] = (
     ("superuser", "SUPERUSER"),

@@ -28,7 +28,7 @@ from .model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .catalog import Cluster
+    from .state import Cluster
 
 MODES = ("managed", "additive", "authoritative")
 

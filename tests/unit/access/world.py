@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.catalog import Cluster, DatabaseFacts
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry, Membership, ObjectClass, Role
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import Scope, scope_of
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.state import Cluster, DatabaseFacts
 
 BLANK: dict[str, Any] = {
     "login": False,
