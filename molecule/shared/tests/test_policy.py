@@ -99,18 +99,12 @@ def each(table: dict[str, list[str]]) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def allowed(outcomes: Outcomes) -> dict[tuple[str, str], str]:
     """Each statement is rolled back, so that the rows stay what they were."""
-    return {
-        (role, sql): outcome
-        for role, statements in ALLOWED.items()
-        for sql, outcome in zip(statements, outcomes(role, statements, keep=False))
-    }
+    return {(role, sql): outcome for role, statements in ALLOWED.items() for sql, outcome in zip(statements, outcomes(role, statements, keep=False))}
 
 
 @pytest.fixture(scope="module")
 def refused(outcomes: Outcomes) -> dict[tuple[str, str], str]:
-    return {
-        (role, sql): outcome for role, statements in REFUSED.items() for sql, outcome in zip(statements, outcomes(role, statements))
-    }
+    return {(role, sql): outcome for role, statements in REFUSED.items() for sql, outcome in zip(statements, outcomes(role, statements))}
 
 
 @pytest.mark.parametrize(("role", "sql"), each(ALLOWED))
