@@ -5,7 +5,9 @@
 A claim that does not hold is recorded as not holding; nothing here turns it into an error.
 Run as a program it runs scripts one after another and gathers what they record:
 
-    python -m bench.claims bench/results.json bench/access.py ...
+    python -m bench.claims bench/results.json                       every script of bench/
+    python -m bench.claims bench/soak.json                          every script of bench/soak/
+    python -m bench.claims bench/results.json bench/access.py ...   these
 """
 
 from __future__ import annotations
@@ -81,7 +83,25 @@ def gather(target: Path, scripts: Sequence[Path]) -> int:
     return failed
 
 
+def scripts_for(target: Path) -> list[Path]:
+    """The scripts whose claims belong in a file: those of bench/, or for soak.json of bench/soak/, that record any."""
+    folder = ROOT / "bench" / "soak" if target.stem == "soak" else ROOT / "bench"
+    own = Path(__file__).resolve()
+    return [path for path in sorted(folder.glob("*.py")) if path != own and "claims.record(" in path.read_text(encoding="utf-8")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Gather the claims of the scripts named, or of all that there are for this file."""
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    target = Path(arguments[0])
+    scripts = [Path(name).resolve() for name in arguments[1:]] or scripts_for(target)
+    if not scripts:
+        print(f"{target}: no script records claims for it yet")
+        return 0
+    return 1 if gather(target, scripts) else 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(1 if gather(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]) else 0)
+    sys.exit(main(sys.argv[1:]))
