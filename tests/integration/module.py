@@ -74,7 +74,7 @@ def converge(server: Any, policy: Mapping[str, Any], **options: Any) -> Result:
     assert foretold["sql"] == done["sql"]
     assert foretold["plan"] == done["plan"]
     assert foretold["diff"] == done["diff"]
-    assert foretold["changed"] and done["changed"], done
+    assert (foretold["changed"], done["changed"]) == (True, True)
     unchanged(server, policy, **options)
     return done
 

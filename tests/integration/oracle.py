@@ -159,7 +159,7 @@ class Promise:
     def _declare(self) -> None:
         for grant in self.document.get("grants", []):
             kind, selector = selected(grant) or ("database", None)
-            self._give(grant, [thing for thing in self.before.things.values() if thing.kind == kind and matches(thing, selector, kind)])
+            self._give(grant, [thing for thing in self.before.things.values() if thing.kind == kind and matches(thing, selector)])
         for name, schema in self.schemas.items():
             inside = [thing for thing in self.before.things.values() if thing.schema == name]
             for role, profile in schema.get("profiles", {}).items():
@@ -201,10 +201,12 @@ class Promise:
 
     def _exact(self, thing: Thing, grantee: str, privilege: str) -> bool:
         """Whether a right is the policy's to take away."""
-        if self.mode == "additive" or (thing.extension and grantee not in self.managed) or thing.extension:
+        if self.mode == "additive":
             return False
         if grantee in self.managed:
-            return True
+            return not thing.extension or (thing.key, None) in self.declared  # members of extensions only where they are named
+        if thing.extension:
+            return False
         if grantee in self.superusers:
             return False
         in_named_schema = thing.schema in self.schemas
@@ -312,7 +314,7 @@ def selected(grant: Mapping[str, Any]) -> tuple[str, Any] | None:
     return next(((kind, grant[word]) for word, kind in KINDS.items() if word in grant), None)
 
 
-def matches(thing: Thing, selector: Any, kind: str) -> bool:
+def matches(thing: Thing, selector: Any) -> bool:
     """Whether an object outside schemas is selected."""
     return selector is None or selector == "all" or thing.name in [str(item) for item in selector]
 
