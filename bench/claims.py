@@ -18,8 +18,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECT = "BULWARK_BENCH_COLLECT"  # the file that a run gathers claims in, one JSON object a line

@@ -32,7 +32,7 @@ VARIABLES = {
 }
 
 
-class Failed(Exception):
+class TarballError(Exception):
     """The tarball is not as it should be."""
 
 
@@ -42,7 +42,7 @@ def run(*command: str, **environment: str) -> str:
     clean.update(ANSIBLE_COLLECTIONS_PATH=str(SCRATCH / "collections"), ANSIBLE_FORCE_COLOR="0", **environment)
     done = subprocess.run(command, cwd=SCRATCH, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
-        raise Failed(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+        raise TarballError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -57,7 +57,7 @@ def build() -> Path:
     strange = sorted({name.split("/")[0] for name in names} - CONTENT)
     strange += [name for name in names if "__pycache__" in name or name.endswith((".pyc", "~"))]
     if strange:
-        raise Failed(f"{tarball.name} holds what users have no use for (galaxy.yml, build_ignore): {', '.join(strange)}")
+        raise TarballError(f"{tarball.name} holds what users have no use for (galaxy.yml, build_ignore): {', '.join(strange)}")
     print(f"{tarball.name}: {len(names)} files and folders, {tarball.stat().st_size // 1024} KiB")
     return tarball
 
@@ -73,7 +73,7 @@ def harden(server: Server) -> int:
     output = run("ansible-playbook", "-i", str(inventory), "bulwark.postgresql.harden")
     recap = re.search(r"^server\s+: ok=\d+\s+changed=(\d+)", output, re.MULTILINE)
     if recap is None:
-        raise Failed(f"no recap in the playbook's output\n{output}")
+        raise TarballError(f"no recap in the playbook's output\n{output}")
     return int(recap[1])
 
 
@@ -84,17 +84,17 @@ def main() -> None:
     listed = run("ansible-doc", "-t", "module", "-l", "bulwark.postgresql").split()
     missing = {"bulwark.postgresql.pg_access", "bulwark.postgresql.pg_access_info"} - set(listed)
     if missing:
-        raise Failed(f"ansible-doc does not list {', '.join(sorted(missing))}")
+        raise TarballError(f"ansible-doc does not list {', '.join(sorted(missing))}")
     with running(max(majors())) as server:
         changed = [harden(server), harden(server)]
         may_read = server.psql("SELECT has_schema_privilege('tarball_app', 'app', 'USAGE')", db="tarball")
     if changed[0] == 0 or changed[1] != 0 or may_read != "t":
-        raise Failed(f"the installed playbook changed {changed} tasks in its two runs; tarball_app may use schema app: {may_read}")
+        raise TarballError(f"the installed playbook changed {changed} tasks in its two runs; tarball_app may use schema app: {may_read}")
     print(f"the installed playbook ran twice on PostgreSQL {server.version}: changed={changed[0]}, then changed={changed[1]}")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except Failed as error:
+    except TarballError as error:
         sys.exit(f"tarball: {error}")

@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The part of ansible.module_utils.basic that the engine uses; ansible-core ships no types.
-from typing import Any, Mapping, NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 class AnsibleModule:
     params: dict[str, Any]
