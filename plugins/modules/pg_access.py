@@ -218,8 +218,8 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "granted": plan.granted,
         "revoked": plan.revoked,
         "retries": 0,
-        "in_recovery": planned.in_recovery,
-        "server_version": planned.version,
+        "in_recovery": planned.cluster.in_recovery,
+        "server_version": planned.cluster.version,
     }
     for note in planned.notes:
         module.warn(note)
@@ -227,7 +227,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         result["msg"] = "Everything is as declared"
     elif module.check_mode:
         result["msg"] = f"Would make {summary(planned)}"
-    elif planned.in_recovery:
+    elif planned.cluster.in_recovery:
         result.update(changed=False, skipped_reason="in recovery", msg=f"skipped: in recovery; the primary needs {summary(planned)}")
     else:
         result["retries"] = convergence.apply(planned)

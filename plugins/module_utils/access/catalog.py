@@ -7,6 +7,7 @@ A NULL ACL stands for the built-in default, so acldefault() takes its place (Pos
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.parameters import split_setting
@@ -59,6 +60,7 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
     readable = bool(database.value("SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')"))
     iterations = database.query("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'scram_iterations'")
     return Cluster(
+        names=names,
         version=database.server_version,
         in_recovery=database.in_recovery(),
         applying=str(database.value("SELECT session_user")),
@@ -78,6 +80,14 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
         ),
         holdings=_holdings(database, sorted(removable)),
     )
+
+
+def refreshed(database: Database, cluster: Cluster) -> Cluster:
+    """The cluster as it is now, as far as a plan for the connected database looks at it: role names, their settings, and the database itself."""
+    names = role_names(database)
+    settings = _role_settings(database, names)
+    roles = {name: replace(cluster.roles.get(name, Role(name)), settings=settings.get(name, {})) for name in names.values()}
+    return replace(cluster, names=names, roles=roles, databases={**cluster.databases, **_databases(database, names, database.name)})
 
 
 def _roles(database: Database, names: Mapping[int, str], readable: bool) -> dict[str, Role]:
@@ -139,12 +149,13 @@ def _memberships(database: Database, names: Mapping[int, str]) -> tuple[Membersh
     return tuple(sorted(found, key=lambda entry: (entry.member, entry.role, entry.grantor or "")))
 
 
-def _databases(database: Database, names: Mapping[int, str]) -> dict[str, DatabaseFacts]:
+def _databases(database: Database, names: Mapping[int, str], only: str | None = None) -> dict[str, DatabaseFacts]:
     rows = database.query(
         "SELECT d.datname, d.datdba::bigint, "
         + exploded("coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))")
         + ", pg_catalog.shobj_description(d.oid, 'pg_database'), d.datallowconn, d.datistemplate"
-        " FROM pg_catalog.pg_database d ORDER BY d.datname"
+        " FROM pg_catalog.pg_database d WHERE %(only)s IS NULL OR d.datname = %(only)s ORDER BY d.datname",
+        {"only": only},
     )
     found = (
         DatabaseFacts(name, names[owner], read_acl(acl, names), comment, connectable, template) for name, owner, acl, comment, connectable, template in rows

@@ -186,8 +186,8 @@ def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
             if each.kind == TABLE and each.relkind in ("v", "m"):
                 known.setdefault((VIEW, each.schema or ""), set()).add(each.name)
     mistakes: list[Mistake] = []
-    for grant in scope.policy.grants:
-        if grant.database == contents.database and grant.names is not None:
+    for grant in scope.grants_in.get(contents.database, ()):
+        if grant.names is not None:
             place = (grant.kind, grant.schema or "")
             near = others.get((TABLE if grant.kind == VIEW else grant.kind, grant.schema or ""), set())
             mistakes.extend(_missing_names(grant, known.get(place, set()), near))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable
 
-from .catalog import exploded, read_acl, role_names
+from .catalog import exploded, read_acl
 from .model import (
     FOREIGN_DATA_WRAPPER,
     FOREIGN_SERVER,
@@ -47,11 +47,10 @@ _USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 Reader = Callable[["Database", Mapping[int, str], Wanted], Iterable[ObjectClass]]
 
 
-def read_contents(database: Database, wanted: Wanted) -> Contents:
-    """What is in the connected database, in as much detail as wanted."""
-    names = role_names(database)
+def read_contents(database: Database, wanted: Wanted, names: Mapping[int, str]) -> Contents:
+    """What is in the connected database, in as much detail as wanted. names: OID -> role, as in Cluster."""
     schemas, objects = _schemas(database, names)
-    for read in (*_READERS.values(), _columns, _languages, _wrappers, _servers):
+    for read in (*_READERS.values(), _columns, _outside_schemas):
         objects.extend(read(database, names, wanted))
     return Contents(
         database=database.name,
@@ -63,9 +62,8 @@ def read_contents(database: Database, wanted: Wanted) -> Contents:
     )
 
 
-def with_names(database: Database, wanted: Wanted, known: Contents) -> Contents:
+def with_names(database: Database, wanted: Wanted, names: Mapping[int, str], known: Contents) -> Contents:
     """The same contents within the same snapshot, with the names of the kinds in wanted.with_names."""
-    names = role_names(database)
     kept = [each for each in known.objects if each.column is not None or each.kind not in wanted.with_names]
     read = [each for kind in sorted(wanted.with_names) for each in _READERS[kind](database, names, wanted)]
     return replace(known, objects=(*kept, *read))
@@ -235,25 +233,23 @@ def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iter
         )
 
 
-def _plain(kind: str, catalog: str, prefix: str, letter: str, trusted: str = "true") -> Reader:
-    """A reader of objects outside schemas that come in small numbers."""
-
-    def read(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
-        owner, acl = f"o.{prefix}owner", f"o.{prefix}acl"
-        statement = (
-            f"SELECT o.{prefix}name, {owner}::bigint, {exploded(_or_default(acl, letter, owner))}, o.oid IN ({_extension_members(catalog)})"
-            f" FROM pg_catalog.{catalog} o WHERE {trusted} ORDER BY 1"
-        )
-        for name, owned_by, entries, extension in database.query(statement):
-            yield ObjectClass(kind, names[owned_by], read_acl(entries, names), database.name, None, name, (name,), extension=extension)
-
-    return read
+# What stands outside of schemas in small numbers: kind, catalog, prefix of its columns, letter for acldefault, condition. The languages internal
+# and c are the server's own; plpgsql is an extension's, and may still be granted by name.
+_OUTSIDE = (
+    (LANGUAGE, "pg_language", "lan", "l", "o.lanname NOT IN ('internal', 'c')"),
+    (FOREIGN_DATA_WRAPPER, "pg_foreign_data_wrapper", "fdw", "F", "true"),
+    (FOREIGN_SERVER, "pg_foreign_server", "srv", "S", "true"),
+)
 
 
-# The built-in languages internal and c are the server's own; plpgsql is an extension's, and may still be granted by name.
-_languages = _plain(LANGUAGE, "pg_language", "lan", "l", "o.lanname NOT IN ('internal', 'c')")
-_wrappers = _plain(FOREIGN_DATA_WRAPPER, "pg_foreign_data_wrapper", "fdw", "F")
-_servers = _plain(FOREIGN_SERVER, "pg_foreign_server", "srv", "S")
+def _outside_schemas(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
+    parts = (
+        f"SELECT '{kind}', o.{prefix}name, o.{prefix}owner::bigint, {exploded(_or_default(f'o.{prefix}acl', letter, f'o.{prefix}owner'))},"
+        f" o.oid IN ({_extension_members(catalog)}) FROM pg_catalog.{catalog} o WHERE {condition}"
+        for kind, catalog, prefix, letter, condition in _OUTSIDE
+    )
+    for kind, name, owner, acl, extension in database.query(" UNION ALL ".join(parts) + " ORDER BY 1, 2"):
+        yield ObjectClass(kind, names[owner], read_acl(acl, names), database.name, None, name, (name,), extension=extension)
 
 
 def _large_objects(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable
 
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction
-from .catalog import read_cluster
+from .catalog import read_cluster, refreshed
 from .checks import cluster_mistakes, contents_mistakes
 from .contents import COUNTLESS, read_contents, with_names
 from .guard import check_revocations, count_existing, lockout_mistakes
@@ -67,8 +67,8 @@ class Planned:
     databases: tuple[tuple[Database, Plan], ...]
     removals: Plan
     notes: tuple[str, ...]
-    version: int
-    in_recovery: bool
+    scope: Scope
+    cluster: Cluster
 
     @property
     def whole(self) -> Plan:
@@ -114,8 +114,8 @@ class Convergence:
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
             notes=tuple(password_notes(scope, cluster)),
-            version=cluster.version,
-            in_recovery=cluster.in_recovery,
+            scope=scope,
+            cluster=cluster,
         )
         check_revocations(planned.whole, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
         return planned
@@ -125,12 +125,12 @@ class Convergence:
             facts = cluster.databases.get(database.name)
             if facts is not None and facts.connectable:
                 with self._server.connect(database.name) as session, session.reading():
-                    yield from self._mistakes_in(scope, read_contents(session, wanted_details(scope, database.name)), session)
+                    yield from self._mistakes_in(scope, read_contents(session, wanted_details(scope, database.name), cluster.names), cluster, session)
 
-    def _mistakes_in(self, scope: Scope, contents: Contents, session: Session) -> list[Mistake]:
+    def _mistakes_in(self, scope: Scope, contents: Contents, cluster: Cluster, session: Session) -> list[Mistake]:
         mistakes = contents_mistakes(scope, contents)
         if mistakes:  # read again with all names, to tell the nearest
-            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, COUNTLESS), contents))
+            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, COUNTLESS), cluster.names, contents))
         return mistakes
 
     def _read_cluster(self, session: Session) -> Cluster:
@@ -144,11 +144,11 @@ class Convergence:
         if facts is not None:
             with self._server.connect(database.name) as session, session.reading():
                 plan, contents = self._plan_session(scope, cluster, database, session)
-                found = self._mistakes_in(scope, contents, session)
+                found = self._mistakes_in(scope, contents, cluster, session)
             return plan, contents, found
         source = cluster.databases.get(database.template or "template1")
         with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
-            template = read_contents(session, wanted_details(scope, database.name, with_names=COUNTLESS))
+            template = read_contents(session, wanted_details(scope, database.name, COUNTLESS), cluster.names)
         contents = contents_of_new(template, database.name)
         plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)
@@ -156,10 +156,10 @@ class Convergence:
     def _plan_session(self, scope: Scope, cluster: Cluster, database: Database, session: Session) -> tuple[Plan, Contents]:
         """The plan for the database of the session; names are read only where a change needs them."""
         facts = cluster.databases[database.name]
-        contents = read_contents(session, wanted_details(scope, database.name))
+        contents = read_contents(session, wanted_details(scope, database.name), cluster.names)
         plan, incomplete = reconcile_database(scope, cluster, database, facts, contents)
         if incomplete:
-            contents = with_names(session, wanted_details(scope, database.name, incomplete), contents)
+            contents = with_names(session, wanted_details(scope, database.name, incomplete), cluster.names, contents)
             plan, _incomplete = reconcile_database(scope, cluster, database, facts, contents)
         return plan, contents
 
@@ -177,7 +177,7 @@ class Convergence:
                     done.append(f"creation of {change.object}")
             for database, part in planned.databases:
                 if part:
-                    retries += self._apply_database(database, part)
+                    retries += self._apply_database(planned, database, part)
                     done.append(f'database "{database.name}"')
             if planned.removals:
                 with self._server.connect() as session:
@@ -222,14 +222,13 @@ class Convergence:
         cluster = self._read_cluster(session)
         return Plan(tuple(plan_removals(self._scope(cluster), cluster)))
 
-    def _apply_database(self, database: Database, part: Plan) -> int:
+    def _apply_database(self, planned: Planned, database: Database, part: Plan) -> int:
         with self._server.connect(database.name) as session:
-            return self._apply_part(session, part, lambda: self._database_left(database, session))
 
-    def _database_left(self, database: Database, session: Session) -> Plan:
-        cluster = self._read_cluster(session)
-        plan, _contents = self._plan_session(self._scope(cluster), cluster, database, session)
-        return plan
+            def left() -> Plan:
+                return self._plan_session(planned.scope, refreshed(session, planned.cluster), database, session)[0]
+
+            return self._apply_part(session, part, left)
 
 
 def summary(planned: Planned) -> str:

@@ -27,7 +27,7 @@ def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str
     for name in roles or ():
         if name != PUBLIC and name not in cluster.roles:
             raise BulwarkError(f'role "{name}" does not exist{nearest(name, cluster.roles)}')
-    contents = [_read(server, name) for name in _chosen(cluster, databases)]
+    contents = [_read(server, cluster, name) for name in _chosen(cluster, databases)]
     return {
         "policy": document(cluster, contents),
         "matrix": matrix(cluster, contents, roles),
@@ -46,7 +46,7 @@ def _chosen(cluster: Cluster, databases: Sequence[str] | None) -> list[str]:
     return list(databases)
 
 
-def _read(server: Server, name: str) -> Contents:
+def _read(server: Server, cluster: Cluster, name: str) -> Contents:
     with server.connect(name) as session, session.reading():
-        schemas = read_contents(session, Wanted()).schemas
-        return read_contents(session, everything(schemas))
+        schemas = read_contents(session, Wanted(), cluster.names).schemas
+        return read_contents(session, everything(schemas), cluster.names)

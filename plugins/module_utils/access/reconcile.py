@@ -26,9 +26,7 @@ def wanted_details(scope: Scope, database: str | None, with_names: frozenset[str
     """What the catalog has to read one by one, because the policy names it."""
     patterns = set()
     tables = set()
-    for grant in scope.policy.grants:
-        if grant.database != database or (grant.names is None and not grant.excluding):
-            continue
+    for grant in scope.grants_in.get(database, ()):
         kind = TABLE if grant.kind == VIEW else grant.kind
         for item in (*(grant.names or ()), *grant.excluding):
             if kind == LARGE_OBJECT:
@@ -130,6 +128,8 @@ def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts
     owned, objects, incomplete = plan_owners(scope, name, objects, owners)
     tables = [each for each in objects if each.column is None]
     incomplete |= needs_names(scope, tables)
+    if incomplete:
+        return Plan(), incomplete
     changes += created + owned
     changes += plan_settings(scope, cluster, name, [name])
     changes += plan_grants(scope, name, objects, contents)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Optional
 
 from ..core import statements as st
 from ..core.plan import Change
-from .model import PUBLIC, AclEntry, DefaultGrant
+from .model import PUBLIC, AclEntry
 from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .scope import Scope
     from .state import Contents
@@ -27,8 +27,7 @@ Key = tuple[str, Optional[str], str]  # owner, schema or None for global, type
 def declared_defaults(scope: Scope, database: str) -> dict[Key, dict[str, dict[str, bool]]]:
     """Key -> grantee -> privilege -> with grant option."""
     declared: dict[Key, dict[str, dict[str, bool]]] = {}
-    grants: Iterable[DefaultGrant] = (grant for grant in scope.policy.default_grants if grant.database == database)
-    for grant in grants:
+    for grant in scope.defaults_in.get(database, ()):
         of_key = declared.setdefault((grant.owner, grant.schema, grant.type), {})
         for grantee in grant.grantees:
             rights = of_key.setdefault(grantee, {})

@@ -19,6 +19,7 @@ from .model import (
     TABLE,
     TABLESPACE,
     VIEW,
+    DefaultGrant,
     Grant,
     ObjectClass,
     Policy,
@@ -26,7 +27,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .state import Cluster
 
@@ -69,6 +70,8 @@ class Scope:
     schemas: Mapping[tuple[str, str], Schema]
     grants: Mapping[tuple[str | None, str, str | None], tuple[Grant, ...]]
     reassigned: Mapping[str, str]
+    grants_in: Mapping[str | None, Sequence[Grant]]
+    defaults_in: Mapping[str, Sequence[DefaultGrant]]
 
     @property
     def major(self) -> int:
@@ -170,8 +173,13 @@ def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, 
     declared = {role.name: role for role in policy.roles}
     superusers = {name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)}
     grants: dict[tuple[str | None, str, str | None], list[Grant]] = {}
+    grants_in: dict[str | None, list[Grant]] = {}
     for grant in policy.grants:
         grants.setdefault((grant.database, grant.kind, grant.schema), []).append(grant)
+        grants_in.setdefault(grant.database, []).append(grant)
+    defaults_in: dict[str, list[DefaultGrant]] = {}
+    for default in policy.default_grants:
+        defaults_in.setdefault(default.database, []).append(default)
     return Scope(
         policy=policy,
         mode=mode,
@@ -181,5 +189,7 @@ def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, 
         protected=protected,
         schemas={(database.name, schema.name): schema for database in policy.databases for schema in database.schemas},
         grants={key: tuple(value) for key, value in grants.items()},
+        grants_in=grants_in,
+        defaults_in=defaults_in,
         reassigned={role.name: role.reassign_to for role in policy.absent_roles if role.reassign_to},
     )

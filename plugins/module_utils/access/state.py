@@ -29,7 +29,8 @@ class DatabaseFacts:
 class Cluster:
     """What belongs to the whole server. applying: the role of this session. passwords_readable: whether stored verifiers were read.
 
-    parameters: the names of all settings in lower case. encodings: the names of those that a database may have.
+    parameters: the names of all settings in lower case. encodings: the names of those that a database may have. names: OID ->
+    role, and 0 -> PUBLIC.
     """
 
     version: int
@@ -44,6 +45,7 @@ class Cluster:
     passwords_readable: bool
     parameters: frozenset[str]
     encodings: frozenset[str]
+    names: Mapping[int, str]
     holdings: tuple[Holding, ...] = ()
 
 

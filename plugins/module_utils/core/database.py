@@ -92,13 +92,11 @@ class Database:
         self.name = name
         self._transaction = False
         try:
-            self._connection = psycopg2.connect(dbname=name, application_name=APPLICATION_NAME, **parameters)
+            self._connection = psycopg2.connect(dbname=name, application_name=APPLICATION_NAME, client_encoding="UTF8", **parameters)
         except psycopg2.Error as error:
             reason = " ".join(str(error).split()) or "no reason given"
             raise BulwarkError(f'cannot connect to database "{name}": {reason}') from None
         self._connection.autocommit = True
-        # A server made by SQL_ASCII sends bytes of any kind; names must still come back as they went in.
-        self._connection.set_client_encoding("UTF8")
         self.server_version: int = self._connection.server_version
 
     def __enter__(self) -> Database:
@@ -139,11 +137,11 @@ class Database:
         """The first column of the first row."""
         return self.query(statement, parameters)[0][0]
 
-    def execute(self, statement: Any) -> None:
-        """Run a statement that returns nothing of interest."""
+    def execute(self, *statements: Any) -> None:
+        """Run statements that return nothing of interest, in one round trip."""
         try:
             with self._connection.cursor() as cursor:
-                cursor.execute(statement)
+                cursor.execute("; ".join(self.text(statement) for statement in statements))
         except psycopg2.Error as error:
             raise _statement_error(error) from None
 
@@ -158,8 +156,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One snapshot for all queries within, in a transaction that cannot write; works on a standby."""
-        with self._transaction_of("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-            self.execute("SET LOCAL search_path = pg_catalog")
+        with self._transaction_of("ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog"):
             yield
 
     @contextmanager

@@ -14,10 +14,12 @@ from .errors import BulwarkError
 from .statements import SecretStatement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Two runs of the collection never interleave in one database: first half of the key of the advisory lock, the second is the database's own.
 ADVISORY_LOCK = 0x62756C77 << 32
+
+_BATCH = 50  # statements in one round trip
 
 _FIRST_PAUSE = 0.2  # seconds; doubles with every retry
 _LONGEST_PAUSE = 5.0
@@ -131,13 +133,41 @@ def apply_in_transaction(database: Database, changes: Iterable[Change], still_le
 
     def attempt() -> None:
         with database.writing(patience.lock_timeout, ADVISORY_LOCK):
-            for step in steps:
-                step.run(database)
+            for together in _batches(steps):
+                _run_together(database, together)
             left = still_left()
             if left:
                 raise BulwarkError(f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}")
 
     return _patiently(database, attempt, patience)
+
+
+def _batches(steps: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """Steps that go to the server in one round trip; one with a secret goes by itself."""
+    batch: list[Change] = []
+    for step in steps:
+        if step.secret or len(batch) == _BATCH:
+            yield batch
+            batch = []
+        batch.append(step)
+        if step.secret:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _run_together(database: Database, steps: Sequence[Change]) -> None:
+    """Execute the steps at once; if that fails, one by one, so that the error names the one."""
+    if len(steps) > 1:
+        try:
+            database.execute("SAVEPOINT batch", *(step.statement for step in steps), "RELEASE SAVEPOINT batch")
+            return
+        except StatementError as error:
+            if error.lost:
+                raise
+        database.execute("ROLLBACK TO SAVEPOINT batch")
+    for step in steps:
+        step.run(database)
 
 
 def apply_alone(database: Database, change: Change, patience: Patience) -> int:

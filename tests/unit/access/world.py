@@ -47,6 +47,7 @@ def cluster(*roles: Role, memberships: tuple[Membership, ...] = (), version: int
         scram_iterations=4096,
         passwords_readable=True,
         parameters=frozenset({"work_mem", "search_path", "statement_timeout"}),
+        names={},
         encodings=frozenset({"UTF8", "SQL_ASCII", "LATIN1"}),
         **facts,
     )
