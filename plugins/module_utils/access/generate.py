@@ -159,14 +159,25 @@ def _rights(objects: ObjectClass) -> list[Right]:
     return sorted((grantee, tuple(sorted(privileges)), option) for (grantee, option), privileges in grouped.items())
 
 
-def _grants(objects: Iterable[ObjectClass], all_of: Any) -> list[dict[str, Any]]:
+def _grants(objects: Sequence[ObjectClass], all_of: Any) -> list[dict[str, Any]]:
     """Grant entries: objects with the same right share one, and say 'all' where they are all of their schema."""
     by_right: dict[tuple[str, Right], set[str]] = {}
     columns: dict[tuple[str, Right], set[str]] = {}
+    on_tables = {
+        (each.name, grantee, privilege)
+        for each in objects
+        if each.kind == TABLE and each.column is None
+        for grantee, privileges, _option in _rights(each)
+        for privilege in privileges
+    }
     for each in objects:
         for right in _rights(each):
             if each.column is not None:
-                columns.setdefault((each.name or "", right), set()).add(each.column)
+                grantee, privileges, option = right
+                # Beside the same right on the whole table a column right says nothing.
+                left = tuple(privilege for privilege in privileges if (each.name, grantee, privilege) not in on_tables)
+                if left:
+                    columns.setdefault((each.name or "", (grantee, left, option)), set()).add(each.column)
             else:
                 by_right.setdefault((each.kind, right), set()).update((each.name,) if each.name is not None else each.names or ())
     entries: list[dict[str, Any]] = []

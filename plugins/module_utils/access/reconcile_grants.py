@@ -93,6 +93,15 @@ def declared_rights(scope: Scope, objects: ObjectClass, grants: Iterable[Grant] 
 def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str]] = frozenset()) -> list[Step]:
     """What turns the actual rights on the objects into the declared ones. gone: (grantee, privilege) that an earlier statement has taken."""
     declared = declared_rights(scope, objects)
+    if objects.column is not None:
+        # Beside the same right on the whole table a column right says nothing, and it goes with that one: neither given nor taken.
+        on_table = declared_rights(scope, replace(objects, column=None))
+        covered = {(grantee, privilege) for grantee, privileges in on_table.items() for privilege in privileges}
+        gone |= covered
+        declared = {
+            grantee: {privilege: option for privilege, option in privileges.items() if (grantee, privilege) not in covered}
+            for grantee, privileges in declared.items()
+        }
     given: dict[tuple[str, str], bool] = {}
     by_others: list[AclEntry] = []
     for entry in objects.acl:
