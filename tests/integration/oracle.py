@@ -352,6 +352,7 @@ def memberships(server: Any, major: int) -> Callable[[str, str], set[str]]:
         server,
         f"SELECT u.rolname, g.rolname FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member JOIN pg_roles g ON g.oid = m.roleid WHERE {inherits}",
     )
+    inheriting = {name for (name,) in query(server, "SELECT rolname FROM pg_roles WHERE rolinherit")}
 
     def closure(role: str, database_owner: str) -> set[str]:
         found, todo = set(), [role]
@@ -360,7 +361,7 @@ def memberships(server: Any, major: int) -> Callable[[str, str], set[str]]:
             if name not in found:
                 found.add(name)
                 todo += [group for member, group in rows if member == name]
-                if name == database_owner:
+                if name == database_owner and (major >= 16 or name in inheriting):
                     todo.append("pg_database_owner")
         return found
 

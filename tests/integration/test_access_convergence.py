@@ -135,32 +135,29 @@ def test_a_no_change_run_writes_nothing(cluster: Any) -> None:
     assert written == 0
 
 
-def test_a_standby_is_planned_for_and_left_alone(standby: Any, cluster: Any) -> None:
-    execute(cluster, "CREATE DATABASE shop", "CREATE ROLE r")
-    execute(cluster, "CREATE SCHEMA app; CREATE TABLE app.t (id int)", db="shop")
+@pytest.fixture
+def standby(shop: Any) -> Any:
+    """A standby of the server with the database shop, made when nobody drops databases any more."""
+    made = shop.make_standby()
+    yield made
+    made.remove()
+
+
+def test_a_standby_is_planned_for_and_left_alone(shop: Any, standby: Any) -> None:
     policy = in_shop(profiles={"r": "readonly"})
-    cluster.wait_for(standby)
-    expected = plan(cluster, policy)["sql"]
+    shop.wait_for(standby)
+    expected = plan(shop, policy)["sql"]
     assert plan(standby, policy)["sql"] == expected
     result = apply(standby, policy, diff=True)
     assert result["changed"] is False
     assert result["in_recovery"] is True
     assert "skipped: in recovery" in result["msg"]
     assert result["sql"] == expected
-    apply(cluster, policy)
-    cluster.wait_for(standby)
+    apply(shop, policy)
+    shop.wait_for(standby)
     again = apply(standby, policy)
     assert again["sql"] == []
     assert "skipped" not in again["msg"]
-
-
-@pytest.fixture(scope="module")
-def standby(server: Any) -> Any:
-    """A standby of the server."""
-    server.reset()
-    made = server.make_standby()
-    yield made
-    made.remove()
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(world: Any) -> None:
