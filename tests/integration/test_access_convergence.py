@@ -516,6 +516,15 @@ def test_column_rights_beside_table_rights(shop: Any) -> None:
     assert query(shop, asked, db="shop") == [(True,), (True,), (False,), (False,)]
 
 
+def test_a_column_right_with_grant_option_beside_a_table_right_without(shop: Any) -> None:
+    whole = {"to": "r", "privileges": ["INSERT"], "tables": ["t"]}
+    converge(shop, in_shop(grants=[whole, {**whole, "columns": ["id"], "grant_option": True}]))
+    asked = "SELECT has_column_privilege('r', 'app.t', c, 'INSERT WITH GRANT OPTION') FROM unnest(array['id', 'name']) c"
+    assert query(shop, asked, db="shop") == [(True,), (False,)]
+    converge(shop, in_shop(grants=[whole]))
+    assert query(shop, asked, db="shop") == [(False,), (False,)]
+
+
 def test_rights_given_by_another_grantor_go_too(shop: Any) -> None:
     execute(shop, "GRANT USAGE ON SCHEMA app TO r, s; GRANT SELECT ON app.t TO r WITH GRANT OPTION", db="shop")
     execute(shop, "SET ROLE r; GRANT SELECT ON app.t TO s, PUBLIC; GRANT SELECT (id) ON app.t TO other", db="shop")
@@ -661,6 +670,12 @@ def test_owners_of_everything(world: Any) -> None:
     schemas = {name: {"owner": "boss", "objects_owner": "Owner \"x\""} for name in ("app", ODD)}
     policy = {"roles": {"boss": {}, 'Owner "x"': {}}, "databases": {DATABASE: {"owner": "boss", "schemas": schemas}}}
     keeps_promise(world, policy)
+
+
+def test_sequences_of_columns_follow_their_table(world: Any) -> None:
+    """Named one by one in a grant, too: PostgreSQL changes their owner with the table's and refuses to do so alone."""
+    grants = [{"to": "s", "privileges": ["USAGE"], "sequences": ["orders_id_seq", "users_id_seq", "numbers"]}]
+    keeps_promise(world, {"roles": {"r": {}, "s": {}}, "databases": {DATABASE: {"schemas": {"app": {"objects_owner": "r", "grants": grants}}}}})
 
 
 def test_an_unnamed_schema_keeps_its_owners_and_rights(world: Any) -> None:
