@@ -186,7 +186,7 @@ def measure_loop(bench: Bench) -> None:
     names = [f"tenant{number:03}" for number in range(1, count + 1)]
     plays = module_playbook(server, generate.policy(names, shape, roles))
     loops, module = [], []
-    for _ in range(bench.rounds):
+    for _round in range(bench.rounds):
         generate.copy_databases(server, "template", ["sample"])
         loops.append(loop_times(bench, shape, roles, count))
         theirs = generate.privileges(server, "sample", list(roles))
@@ -329,7 +329,7 @@ def measure_large(bench: Bench) -> None:
     recorded = bench.engine(policy_of("mine"), "--statements")
     expect_changed(recorded["result"]["changed"], False, "pg_access")
     seconds, queries, peaks = [], [], []
-    for _ in range(2 * bench.rounds + 1):
+    for _round in range(2 * bench.rounds + 1):
         answer = bench.engine(policy_of("mine"))
         seconds.append(answer["seconds"])
         peaks.append(answer["peak_kib"])
@@ -380,8 +380,8 @@ def measure_wal(bench: Bench) -> None:
     footprint(server, "mine")
     generate.run(server, ["CHECKPOINT"])
     wal, written, updated = 0, 0, 0
-    for _ in range(bench.rounds):
-        idle = [footprint(server, "mine") for _ in range(2)]
+    for _round in range(bench.rounds):
+        idle = [footprint(server, "mine") for _round in range(2)]
         if idle[0] != idle[1]:
             raise BenchError(f"the server writes by itself: {idle}")
         expect_changed(bench.engine(policy)["result"]["changed"], False, "pg_access")

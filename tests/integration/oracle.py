@@ -422,7 +422,7 @@ def answers(server: Any, db: str, kind: str, major: int) -> Iterator[tuple[str, 
 def verdicts(server: Any, db: str, promise: Promise) -> Iterator[Verdict]:
     """Every answer of the server to has_*_privilege() beside the promise."""
     closure = memberships(server, promise.major)
-    owner = next(promise.owners[key] for key in promise.owners if key[0] == "database")
+    owner, *_others = (promise.owners[key] for key in promise.owners if key[0] == "database")
     groups: dict[str, set[str]] = {}
     by_oid = {(thing.kind, thing.oid): thing for thing in promise.before.things.values()}
     for kind in (*_ASK, "column"):

@@ -162,7 +162,7 @@ def test_a_standby_is_planned_for_and_left_alone(shop: Any, standby: Any) -> Non
 
 def test_two_runs_at_once_do_not_disturb_each_other(world: Any) -> None:
     policy = {"roles": {"r": {}, "s": {}}, "databases": {DATABASE: {"schemas": {n: {"profiles": {"r": "migration", "s": "readonly"}} for n in ("app", ODD)}}}}
-    results = [finished(each) for each in [process(world, policy) for _ in range(3)]]
+    results = [finished(each) for each in [process(world, policy) for _run in range(3)]]
     for result in results:
         assert not result.get("failed"), result["msg"]
     unchanged(world, policy)

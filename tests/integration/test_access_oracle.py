@@ -212,11 +212,12 @@ def check_tomorrow(server: Any, promise: Promise) -> None:
                 name = f"{ident(schema)}.tomorrow"
                 rights = promise.tomorrow(schema, creator, word)
                 script = f"BEGIN; GRANT ALL ON SCHEMA {ident(schema)} TO {ident(creator)}; SET LOCAL ROLE {ident(creator)}; {statement.format(name)};"
+                letter = {"table": "r", "sequence": "s", "function": "f"}[kind]
                 ask = (
                     f"{script} SELECT coalesce((SELECT rolname FROM pg_roles WHERE oid = a.grantee), 'PUBLIC'), a.privilege_type, a.is_grantable"
                     f" FROM (SELECT {'proowner, proacl FROM pg_proc' if kind == 'function' else 'relowner, relacl FROM pg_class'}"
                     f" WHERE oid = {oid.format(name.replace(chr(39), chr(39) * 2))}) x (owner, acl),"
-                    f" aclexplode(coalesce(acl, acldefault('{ {'table': 'r', 'sequence': 's', 'function': 'f'}[kind] }', owner))) a"
+                    f" aclexplode(coalesce(acl, acldefault('{letter}', owner))) a"
                 )
                 found = {(grantee, privilege): option for grantee, privilege, option in query(server, ask, db=DATABASE) if grantee != creator}
                 wanted = {right: option for right, option in rights.items() if right[0] != creator}

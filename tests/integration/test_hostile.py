@@ -506,4 +506,3 @@ def test_a_full_disk(cluster: Server, small_disk: Path) -> None:
     assert database_fingerprint(cluster, "small") == before
     apply(cluster, policy)
     unchanged(cluster, policy)
-

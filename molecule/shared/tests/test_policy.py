@@ -151,7 +151,7 @@ def test_what_comes_tomorrow_is_covered(outcomes: Outcomes) -> None:
 def test_roles_have_no_attribute_that_the_policy_does_not_give(query: Query) -> None:
     attributes = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolcanlogin, rolconnlimit"
     rows = query(f"SELECT rolname, {attributes} FROM pg_roles WHERE rolname !~ '^pg_|^postgres$' ORDER BY rolname COLLATE \"C\"")
-    roles = {name: rest for name, _, rest in (row.partition("|") for row in rows.splitlines())}
+    roles = {name: rest for name, _bar, rest in (row.partition("|") for row in rows.splitlines())}
     assert roles["app_service"] == "f|f|f|f|f|t|50"
     assert roles["migration_user"] == "f|f|f|f|f|t|-1"
     assert roles["readonly_user"] == "f|f|f|f|f|t|-1"

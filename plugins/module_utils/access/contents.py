@@ -115,7 +115,7 @@ def _relations(kind: str, relkinds: str, default: str) -> Reader:
         linked = (
             "EXISTS (SELECT FROM pg_catalog.pg_depend l WHERE l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objid = c.oid"
             " AND l.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.deptype IN ('a', 'i'))"
-            if kind == SEQUENCE and kind in wanted.with_names
+            if kind == SEQUENCE and (kind in wanted.with_names or wanted.pairs(kind)[0])
             else "false"
         )
         members = "pg_catalog.array_agg(c.relname::text)" if kind in wanted.with_names else "NULL::text[]"

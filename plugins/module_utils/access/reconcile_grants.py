@@ -96,7 +96,12 @@ def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str
     if objects.column is not None:
         # Beside the same right on the whole table a column right says nothing, and it goes with that one: neither given nor taken.
         on_table = declared_rights(scope, replace(objects, column=None))
-        covered = {(grantee, privilege) for grantee, privileges in on_table.items() for privilege in privileges}
+        covered = {
+            (grantee, privilege)
+            for grantee, privileges in on_table.items()
+            for privilege, option in privileges.items()
+            if option or not declared.get(grantee, {}).get(privilege)
+        }
         gone |= covered
         declared = {
             grantee: {privilege: option for privilege, option in privileges.items() if (grantee, privilege) not in covered}

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 try:
     import psycopg2
-    from psycopg2 import sql as sql
+    import psycopg2.sql
+
+    sql = psycopg2.sql
 
     class Remembered(sql.Composable):
         """A composable that keeps its text. The text depends on the connection's encoding alone, which is always UTF-8."""
