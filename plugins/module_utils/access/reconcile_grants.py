@@ -102,8 +102,8 @@ def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str
             for privilege, option in privileges.items()
             if option or not declared.get(grantee, {}).get(privilege)
         }
-        with_option = {(entry.grantee, entry.privilege) for entry in objects.acl if entry.grantable}
-        gone |= {right for right in covered if right not in with_option or on_table[right[0]][right[1]]}
+        grantable = {(entry.grantee, entry.privilege) for entry in objects.acl if entry.grantable}
+        gone |= {right for right in covered if right not in grantable or on_table[right[0]][right[1]]}
         declared = {
             grantee: {privilege: option for privilege, option in privileges.items() if (grantee, privilege) not in covered}
             for grantee, privileges in declared.items()
