@@ -22,6 +22,7 @@ from .model import (
 from .privileges import COLUMN, KIND_OF_TYPE, missing_in_version
 from .reconcile_grants import counted
 from .scope import Scope, like, normalized_signature
+from .state import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -115,18 +116,8 @@ def _cycles_on_server(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
             edges.setdefault(entry.member, set()).add(entry.role)
     for role in declared.values():
         for membership in role.member_of:
-            if role.name in _reachable(membership.role, edges):
+            if role.name in reachable(membership.role, edges):
                 yield Mistake(membership.path, f'"{membership.role}" is itself a member of "{role.name}" on the server, directly or through other roles')
-
-
-def _reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
-    reached: set[str] = set()
-    frontier = {start}
-    while frontier:
-        role = frontier.pop()
-        reached.add(role)
-        frontier |= edges.get(role, set()) - reached
-    return reached
 
 
 def _version_mistakes(scope: Scope) -> Iterator[Mistake]:

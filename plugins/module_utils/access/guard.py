@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import BulwarkError, Mistake
 from .model import DATABASE, PUBLIC, ObjectClass, Role
 from .reconcile_grants import declared_rights
+from .state import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,13 +87,7 @@ def _inherited(scope: Scope, cluster: Cluster) -> set[str]:
             edges.setdefault(entry.member, set()).add(entry.role)
     for declared in scope.policy.roles:
         edges.setdefault(declared.name, set()).update(entry.role for entry in declared.member_of if entry.inherit is not False)
-    reached: set[str] = set()
-    frontier = {cluster.applying}
-    while frontier:
-        role = frontier.pop()
-        reached.add(role)
-        frontier |= edges.get(role, set()) - reached
-    return reached
+    return reachable(cluster.applying, edges)
 
 
 def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) -> None:

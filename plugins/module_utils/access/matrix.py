@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .model import DATABASE, LANGUAGE, PUBLIC, TYPE, ObjectClass
+from .state import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -68,13 +69,7 @@ def _reach(cluster: Cluster, role: str) -> set[str]:
         inherits = entry.inherit if entry.inherit is not None else cluster.roles[entry.member].inherit
         if inherits:
             edges.setdefault(entry.member, set()).add(entry.role)
-    reached: set[str] = set()
-    frontier = {role}
-    while frontier:
-        name = frontier.pop()
-        reached.add(name)
-        frontier |= edges.get(name, set()) - reached
-    return reached
+    return reachable(role, edges)
 
 
 def _objects(cluster: Cluster, contents: Sequence[Contents]) -> Iterable[tuple[str | None, ObjectClass]]:

@@ -98,3 +98,14 @@ def like_pattern(name: str) -> str:
     """The LIKE pattern of a name in which '*' stands for any run of characters."""
     escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%")
+
+
+def reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
+    """The role itself and every role that it reaches. edges: member -> roles."""
+    reached: set[str] = set()
+    frontier = {start}
+    while frontier:
+        role = frontier.pop()
+        reached.add(role)
+        frontier |= edges.get(role, set()) - reached
+    return reached
