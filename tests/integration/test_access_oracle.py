@@ -225,13 +225,18 @@ def check_tomorrow(server: Any, promise: Promise) -> None:
 
 
 def without_vain_grants(server: Any, policy: Policy, options: dict[str, Any]) -> None:
-    """Take out column grants that a grant on the whole table makes vain: the module refuses them with their place."""
+    """Take out what the module refuses with its place: column grants that a grant on the whole table makes vain, and circles of members."""
     result = run(server, "pg_access", policy=policy, check=True, **options)
     vain = [mistake["path"] for mistake in result.get("mistakes", []) if "has no effect" in mistake["message"]]
     for name, schema in policy["databases"][DATABASE]["schemas"].items():
         place = f".schemas.{name}" if name.isidentifier() else f".schemas[{json.dumps(name, ensure_ascii=False)}]"
         kept = [grant for number, grant in enumerate(schema["grants"]) if not any(path.endswith(f"{place}.grants[{number}]") for path in vain)]
         schema["grants"] = kept
+    # In additive mode a membership on the server stays, and the declared ones may close a circle with it.
+    if any("is itself a member of" in mistake["message"] for mistake in result.get("mistakes", [])):
+        assert options["mode"] == "additive"
+        for role in policy["roles"].values():
+            role["member_of"] = []
 
 
 @settings(
