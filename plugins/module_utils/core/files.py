@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server's configuration files: written whole or not at all, and put back where the server does not take them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import BulwarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .database import Database, Server
+
+_PAUSE = 0.02  # seconds between two looks at the time of the last reload
+
+
+def read_text(path: str) -> str | None:
+    """The text of a file, None where there is none. Bytes that are not UTF-8 survive a reading and a writing.
+
+    Raises BulwarkError where the file may not be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BulwarkError(f"cannot read {path}: {error.strerror}") from None
+
+
+def write_text(path: str, text: str, mode: int = 0o600) -> None:
+    """Replace a file as one step that a crash cannot halve: temporary file beside it, fsync, rename, fsync of the directory.
+
+    An existing file keeps its owner, group and mode; a new one gets `mode`. A symbolic link stays, its target is replaced.
+    Raises BulwarkError that names the file; what was there is then untouched.
+    """
+    target = os.path.realpath(path)
+    directory, name = os.path.split(target)
+    temporary: str | None = None
+    try:
+        # The leading dot keeps an include_dir from reading it, should it be left behind.
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
+            file.flush()
+            _like_the_old(file.fileno(), target, mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_directory(directory)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise BulwarkError(f"cannot write {path}: {error.strerror}; the file is as it was") from None
+
+
+def _like_the_old(handle: int, target: str, mode: int) -> None:
+    """Give a new file the owner, group and mode of the one it replaces."""
+    try:
+        old = os.stat(target)
+    except FileNotFoundError:
+        os.fchmod(handle, mode)
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(handle, old.st_uid, old.st_gid)
+    os.fchmod(handle, stat.S_IMODE(old.st_mode))
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: str) -> None:
+    """Remove a file if it is there."""
+    try:
+        os.unlink(path)
+        sync_directory(os.path.dirname(os.path.realpath(path)))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BulwarkError(f"cannot remove {path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def replaced(texts: Mapping[str, str | None], mode: int = 0o600) -> Iterator[None]:
+    """Put files in place, and put back what was there if the body, or one of the files, fails. None as text: the file goes."""
+    before = {path: read_text(path) for path in texts}
+    done: list[str] = []
+    try:
+        for path, text in texts.items():
+            done.append(path)
+            _put(path, text, mode)
+        yield
+    except BaseException:
+        for path in reversed(done):
+            _put(path, before[path], mode)
+        raise
+
+
+def _put(path: str, text: str | None, mode: int) -> None:
+    if text is None:
+        remove(path)
+    else:
+        write_text(path, text, mode)
+
+
+def reload(server: Server, database: Database, timeout: float = 10.0) -> None:
+    """Have the server read its files again, and wait until sessions that begin now see them.
+
+    Raises BulwarkError where the server does not do it within `timeout` seconds.
+    """
+    before = database.value("SELECT pg_catalog.pg_conf_load_time()")
+    if not database.value("SELECT pg_catalog.pg_reload_conf()"):
+        raise BulwarkError("the server could not be told to reload its configuration (pg_reload_conf() returned false; see the server's log)")
+    deadline = time.monotonic() + timeout
+    while True:
+        # The postmaster reads first and gives what it read to the sessions that it starts.
+        with server.connect() as session:
+            if session.value("SELECT pg_catalog.pg_conf_load_time() > %(before)s", {"before": before}):
+                return
+        if time.monotonic() > deadline:
+            raise BulwarkError(f"the server has not reloaded its configuration within {timeout:g} s; see its log")
+        time.sleep(_PAUSE)
