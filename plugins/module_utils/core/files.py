@@ -9,7 +9,6 @@ import os
 import stat
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BulwarkError
@@ -28,7 +27,8 @@ def read_text(path: str) -> str | None:
     Raises BulwarkError where the file may not be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -121,7 +121,8 @@ def reload(server: Server, database: Database, timeout: float = 10.0) -> None:
 
     Raises BulwarkError where the server does not do it within `timeout` seconds.
     """
-    before = database.value("SELECT pg_catalog.pg_conf_load_time()")
+    with server.connect() as session:  # a session that lasts may not have noticed the last reload yet
+        before = session.value("SELECT pg_catalog.pg_conf_load_time()")
     if not database.value("SELECT pg_catalog.pg_reload_conf()"):
         raise BulwarkError("the server could not be told to reload its configuration (pg_reload_conf() returned false; see the server's log)")
     deadline = time.monotonic() + timeout

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files are replaced whole, keep what they were, and come back after a failure."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core import files
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import BulwarkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def names(directory: Path) -> list[str]:
+    """What lies in a directory."""
+    return sorted(os.listdir(directory))
+
+
+def test_a_new_file_has_the_mode_from_the_start(tmp_path: Path) -> None:
+    files.write_text(str(tmp_path / "key"), "secret\n", 0o600)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert names(tmp_path) == ["key"]
+
+
+def test_an_existing_file_keeps_its_mode_and_what_is_no_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "pg_hba.conf"
+    path.write_bytes(b"# caf\xe9\r\nlocal all all peer\n")
+    path.chmod(0o640)
+    text = files.read_text(str(path))
+    assert text is not None
+    files.write_text(str(path), text + "# more\n", 0o600)
+    assert path.read_bytes() == b"# caf\xe9\r\nlocal all all peer\n# more\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "conf").write_text("a", encoding="utf-8")
+    (tmp_path / "conf").symlink_to("real/conf")
+    files.write_text(str(tmp_path / "conf"), "b")
+    assert (tmp_path / "conf").is_symlink()
+    assert (tmp_path / "real" / "conf").read_text(encoding="utf-8") == "b"
+
+
+def test_a_missing_file_is_none(tmp_path: Path) -> None:
+    assert files.read_text(str(tmp_path / "missing")) is None
+
+
+def test_a_directory_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(BulwarkError, match=r"cannot read .*: Is a directory"):
+        files.read_text(str(tmp_path))
+    with pytest.raises(BulwarkError, match=r"cannot write .*missing/conf: No such file or directory"):
+        files.write_text(str(tmp_path / "missing" / "conf"), "x")
+
+
+def test_everything_comes_back_when_the_body_fails(tmp_path: Path) -> None:
+    (tmp_path / "changed").write_text("old", encoding="utf-8")
+    (tmp_path / "removed").write_text("old", encoding="utf-8")
+    wanted: dict[str, str | None] = {str(tmp_path / "changed"): "new", str(tmp_path / "removed"): None, str(tmp_path / "added"): "new"}
+
+    def fail() -> None:
+        with files.replaced(wanted):
+            assert names(tmp_path) == ["added", "changed"]
+            assert (tmp_path / "changed").read_text(encoding="utf-8") == "new"
+            raise BulwarkError("the server did not like it")
+
+    with pytest.raises(BulwarkError, match="did not like it"):
+        fail()
+    assert names(tmp_path) == ["changed", "removed"]
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in names(tmp_path)} == {"old"}
+
+
+def test_a_file_that_cannot_be_written_takes_the_others_back(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("old", encoding="utf-8")
+    with pytest.raises(BulwarkError, match="cannot write"), files.replaced({str(tmp_path / "first"): "new", str(tmp_path / "no" / "second"): "new"}):
+        pass
+    assert (tmp_path / "first").read_text(encoding="utf-8") == "old"
