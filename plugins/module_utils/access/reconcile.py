@@ -86,7 +86,6 @@ def plan_creation(cluster: Cluster, database: Database) -> list[Change]:
             f"database {database.name}",
             f"database {database.name}: created" + (f", owner {database.owner}" if database.owner else ""),
             st.compose("CREATE DATABASE {}{}", st.identifier(database.name), st.compose("{}" * len(options), *options)),
-            alone=True,
         )
     ]
 

@@ -31,7 +31,7 @@ class Change:
 
     database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
     granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that somebody once
-    granted to a role, not PUBLIC's. alone: cannot run in a transaction.
+    granted to a role, not PUBLIC's.
     """
 
     object: str
@@ -41,7 +41,6 @@ class Change:
     granted: int = 0
     revoked: int = 0
     revoked_from_roles: int = 0
-    alone: bool = False
 
     @property
     def secret(self) -> bool:
