@@ -66,7 +66,7 @@ def stages() -> list[Stage]:
         Stage("sanity", "sanity", "ansible-test sanity, no ignore files", (("scripts/sanity",),)),
         Stage("tarball", "tarball", "build, install, run from the installed copy", (("python", "scripts/tarball.py"),)),
         Stage("demo", "demo", "make demo", (("demo/run",),)),
-        Stage("integration", "integration", "five majors of PostgreSQL, the examples, hostile input", ((*pytest, "tests/integration"),)),
+        Stage("integration", "integration", "five majors of PostgreSQL, the examples, hostile input", ((*pytest, "tests/integration"),), needs=("openssl",)),
         Stage("molecule-default", "molecule", "Debian 13 with systemd", (("scripts/molecule", "default"),), may_decline=True),
         Stage("molecule-existing", "molecule", "Debian 12 that already holds data", (("scripts/molecule", "existing"),), may_decline=True),
     ]
