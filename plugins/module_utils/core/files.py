@@ -62,15 +62,32 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
 
 
 def _like_the_old(handle: int, target: str, mode: int) -> None:
-    """Give a new file the owner, group and mode of the one it replaces."""
+    """Give a new file the owner, group and mode of the one it replaces; without one, root gives it to the owner of the directory."""
     try:
         old = os.stat(target)
+        mode = stat.S_IMODE(old.st_mode)
     except FileNotFoundError:
-        os.fchmod(handle, mode)
-        return
+        old = os.stat(os.path.dirname(target))
+        if os.geteuid() != 0:
+            os.fchmod(handle, mode)
+            return
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(handle, old.st_uid, old.st_gid)
-    os.fchmod(handle, stat.S_IMODE(old.st_mode))
+    os.fchmod(handle, mode)
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory if it is missing; root gives it to the owner of the one it is in."""
+    if os.path.isdir(path):
+        return
+    try:
+        os.mkdir(path, mode)
+        above = os.stat(os.path.dirname(path))
+        if os.geteuid() == 0:
+            os.chown(path, above.st_uid, above.st_gid)
+        sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise BulwarkError(f"cannot make the directory {path}: {error.strerror}") from None
 
 
 def sync_directory(path: str) -> None:

@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the declared settings true: by a file, by ALTER SYSTEM, or by Patroni's dynamic configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..core.database import StatementError, sql
+from ..core.errors import BulwarkError
+from ..core.facts import read_facts
+from ..core.files import make_directory, read_text, reload, remove, replaced, write_text
+from .catalog import read_entries, read_state
+from .policy import read_policy
+from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, overrides
+from .values import as_text, same
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..core.database import Database, Server
+    from ..core.facts import ClusterFacts
+    from .model import Entry, Policy, State
+
+# A session has these from somewhere nearer than any file.
+_NEARER = frozenset({"client", "database", "database user", "global", "session", "user"})
+
+# A session through a Unix socket says 0, whatever is set.
+_OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout"})
+
+_CHECK_TIMEOUT = 30  # seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to apply. method: auto, file or alter_system. overrides: refuse or reset. name: of the file, without its ending."""
+
+    method: str = "auto"
+    overrides: str = "refuse"
+    name: str = "bulwark"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What will be done. texts: the files and what they will hold. resets: parameters for ALTER SYSTEM RESET."""
+
+    method: str
+    policy: Policy
+    state: State
+    facts: ClusterFacts
+    file: str | None
+    texts: Mapping[str, str]
+    differences: tuple[Difference, ...]
+    overridden: tuple[Override, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.overridden or (self.method == "alter_system" and self.differences))
+
+    @property
+    def resets(self) -> tuple[str, ...]:
+        """The parameters that ALTER SYSTEM has set and that are to come from our file."""
+        return tuple(sorted({override.name for override in self.overridden}))
+
+    @property
+    def for_restart(self) -> bool:
+        """Whether something that only a restart can bring is among the changes."""
+        return any(each.context == "postmaster" for each in self.differences)
+
+    @property
+    def previous(self) -> str | None:
+        """Where the file as it was is kept until a restart has shown that the server starts with the new one."""
+        directory, name = os.path.split(self.file or "")
+        return os.path.join(directory, f".{name}.previous") if self.file else None
+
+    def diff(self) -> str:
+        """The changes as a person reads them."""
+        lines = [f"  {each.line()}" for each in self.differences] + [f"  {name}: ALTER SYSTEM RESET" for name in self.resets]
+        heading = f"settings in {self.file}" if self.file else "settings by ALTER SYSTEM"
+        return "\n".join([heading, *lines]) + "\n" if lines else f"{heading}\n  comments\n" if self.texts else ""
+
+
+def plan(server: Server, document: Any, baseline: str, options: Options, path_prefix: str) -> Planned:
+    """Read the server, check the document against it and find out what will change. Raises PolicyError, BulwarkError."""
+    with server.connect() as database:
+        facts = read_facts(database)
+        state = read_state(database, facts)
+    method = _method(options.method, facts)
+    policy = read_policy(document, baseline, state, path_prefix)
+    if method == "alter_system":
+        return _plan_alter_system(policy, state, facts)
+    return _plan_file(policy, state, facts, options)
+
+
+def _method(asked: str, facts: ClusterFacts) -> str:
+    if facts.patroni:
+        raise BulwarkError("Patroni runs this server and writes its configuration: put the settings into its dynamic configuration (patronictl edit-config)")
+    if asked == "auto":
+        asked = "file" if facts.local and facts.superuser else "alter_system"
+    if asked == "alter_system" and not facts.superuser:
+        raise BulwarkError(
+            f'the role "{facts.role}" may not change the settings of this server: '
+            + ("the provider's own interface does (parameter groups, flags)" if facts.managed else "connect as a superuser")
+        )
+    if asked == "file" and not (facts.local and facts.config_file):
+        raise BulwarkError("the server's configuration files are not on this host, or may not be read: run this on the server's host, as its account")
+    return asked
+
+
+def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Options) -> Planned:
+    config = facts.config_file or ""
+    text = read_text(config) or ""
+    directory, line = include_directory(config, text)
+    texts: dict[str, str] = {}
+    if directory is None:
+        directory = os.path.join(os.path.dirname(config), "conf.d")
+        texts[config] = text + ("" if text.endswith("\n") or not text else "\n") + INCLUDE
+    file = os.path.join(directory, f"{options.name}.conf")
+    policy = replace(policy, wanted=tuple(merged(wanted, state, file) for wanted in policy.wanted))
+    found = overrides(policy, state, file, config, line)
+    stubborn = [each for each in found if options.overrides != "reset" or not each.by_alter_system]
+    if stubborn:
+        told = "\n".join(f"  - {each.told()}" for each in stubborn)
+        raise BulwarkError(f"something that is read after {file} says otherwise, so that the policy would not count; nothing was changed:\n{told}")
+    content = file_text(policy)
+    if read_text(file) != content:
+        texts[file] = content
+    _may_write([*texts, *([config] if directory and not os.path.isdir(directory) else [])])
+    return Planned("file", policy, state, facts, file, texts, differences(policy, state, file), found)
+
+
+def _may_write(paths: list[str]) -> None:
+    for path in paths:
+        place = os.path.dirname(os.path.realpath(path))
+        while not os.path.isdir(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise BulwarkError(f"{path} cannot be written: run this as the server's account (become_user: postgres)")
+
+
+def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
+    auto = next((entry.file for entry in state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"), "")
+    policy = replace(policy, wanted=tuple(merged(wanted, state, auto) for wanted in policy.wanted))
+    changed = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        last = next((entry.value for entry in reversed(state.entries) if entry.name == wanted.name), None)
+        current = last if last is not None else definition.setting if definition else ""
+        if definition is None or not same(definition, current, wanted.value):
+            context = definition.context if definition else "user"
+            changed.append(Difference(wanted.name, current, as_text(wanted.name, wanted.value), context))
+    return Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
+
+
+def apply(server: Server, planned: Planned) -> None:
+    """Do it. Raises BulwarkError; the files and the settings are then as they were."""
+    with server.connect() as database:
+        if planned.method == "alter_system":
+            _alter_system(server, database, planned)
+        else:
+            _write(server, database, planned)
+
+
+def _write(server: Server, database: Database, planned: Planned) -> None:
+    file = planned.file or ""
+    before = [entry for entry in planned.state.entries if entry.error and not _waits(entry, planned.state)]
+    if before:
+        raise BulwarkError(f"the server's configuration has an error already, and would not be reloaded: {_told(before)}")
+    make_directory(os.path.dirname(file))
+    old = read_text(file)
+    reloaded = False
+    undo: list[tuple[str, str]] = []
+    try:
+        with replaced(planned.texts, 0o600):
+            _check(database, planned)
+            if planned.for_restart:
+                write_text(planned.previous or "", old or "")
+            for override in planned.overridden:
+                database.execute(_reset(override.name))
+                undo.append((override.name, override.value))
+            reloaded = True
+            reload(server, database)
+            _verify(server, planned)
+    except BaseException:
+        with suppress(BulwarkError):
+            for name, value in undo:
+                database.execute(_set(name, value))
+            if reloaded:
+                reload(server, database)
+        raise
+
+
+def waiting(server: Server, planned: Planned) -> tuple[str, ...]:
+    """What waits for a restart now. Where nothing does, the file to go back to is no longer needed."""
+    with server.connect() as session:
+        pending = read_facts(session).pending_restart
+    if planned.previous and not pending:
+        remove(planned.previous)
+    return pending
+
+
+def _waits(entry: Entry, state: State) -> bool:
+    """Whether the server's 'could not be applied' only means that the value waits for a restart."""
+    definition = state.definitions.get(entry.name)
+    return definition is not None and definition.context == "postmaster"
+
+
+def _told(entries: list[Entry]) -> str:
+    return "; ".join(f"{entry.file} line {entry.line}: {entry.name} {entry.error}".replace("  ", " ") for entry in entries)
+
+
+def _check(database: Database, planned: Planned) -> None:
+    """The server reads its files without applying them; so does its own program, for what only a start would find."""
+    wrong = [entry for entry in read_entries(database) if entry.error and not _waits(entry, planned.state)]
+    if wrong:
+        raise BulwarkError(f"the server would not take the settings, which are back as they were: {_told(wrong)}")
+    facts = planned.facts
+    if not (planned.for_restart and facts.bin_directory and facts.data_directory and os.geteuid() != 0):
+        return
+    command = [f"{facts.bin_directory}/postgres", "-D", facts.data_directory, "-c", f"config_file={facts.config_file}", "-C", "data_directory"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, check=False)
+    if done.returncode != 0:
+        raise BulwarkError(f"the server would not start with the settings, which are back as they were: {' '.join(done.stderr.split())}")
+
+
+def _verify(server: Server, planned: Planned) -> None:
+    """A new session has what the policy says, but for what waits for a restart or is nearer to the session."""
+    with server.connect() as session:
+        state = read_state(session, planned.facts)
+    wrong = []
+    for wanted in planned.policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        if definition is None or wanted.name in _OF_TCP or definition.context == "postmaster" or definition.source in _NEARER:
+            continue
+        if not same(definition, definition.setting, wanted.value):
+            wrong.append(f"{wanted.name} is {definition.setting} ({definition.source})")
+    if wrong:
+        raise BulwarkError(f"after the reload the server still says otherwise; the settings are back as they were: {'; '.join(wrong)}")
+
+
+def _named(name: str) -> Any:
+    return sql.SQL(".").join(sql.Identifier(part) for part in name.split("."))
+
+
+def _reset(name: str) -> Any:
+    return sql.SQL("ALTER SYSTEM RESET {}").format(_named(name))
+
+
+def _set(name: str, value: str) -> Any:
+    return sql.SQL("ALTER SYSTEM SET {} = {}").format(_named(name), sql.Literal(value))
+
+
+def _alter_system(server: Server, database: Database, planned: Planned) -> None:
+    auto = {entry.name: entry.value for entry in planned.state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"}
+    done: list[str] = []
+    try:
+        for wanted in planned.policy.wanted:
+            if any(wanted.name == each.name for each in planned.differences):
+                database.execute(_set_list(wanted.name, wanted.value))
+                done.append(wanted.name)
+        reload(server, database)
+        _verify(server, planned)
+    except (StatementError, BulwarkError) as error:
+        for name in done:
+            database.execute(_set(name, auto[name]) if name in auto else _reset(name))
+        with suppress(BulwarkError):
+            reload(server, database)
+        raise BulwarkError(f"{error}; the settings are back as they were") from None
+
+
+def _set_list(name: str, value: Any) -> Any:
+    """ALTER SYSTEM quotes the elements of a list by itself, each given as one."""
+    if isinstance(value, tuple):
+        items = sql.SQL(", ").join(sql.Literal(item) for item in value) if value else sql.Literal("")
+        return sql.SQL("ALTER SYSTEM SET {} = {}").format(_named(name), items)
+    return _set(name, value)

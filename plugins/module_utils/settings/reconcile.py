@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""(wanted, actual) -> what the file will hold, what changes by it, and what stands in its way. Pure: no connection, no file is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..core.parameters import split_setting
+from .values import as_text, in_file, readable, same
+
+if TYPE_CHECKING:
+    from .model import Definition, Entry, Policy, State, Value, Wanted
+
+# Whoever wants one more library does not want the others gone.
+_MERGED = frozenset({"shared_preload_libraries"})
+
+_INCLUDE_DIR = re.compile(r"^[ \t]*include_dir[ \t]*=?[ \t]*'((?:[^']|'')+)'", re.MULTILINE | re.IGNORECASE)
+
+_HEADER = """\
+# Written by bulwark.postgresql from its policy: change that, not this file.
+"""
+
+INCLUDE = """
+# bulwark.postgresql: the settings of its policy. What stands below this line overrides them.
+include_dir 'conf.d'
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A parameter that changes. before, after: as a person reads them; None where it is not set."""
+
+    name: str
+    before: str | None
+    after: str | None
+    context: str
+
+    def line(self) -> str:
+        """The change in one line."""
+        if self.after is None:
+            return f"{self.name}: {self.before} -> no longer set here"
+        if self.before is not None and self.before == self.after:
+            return f"{self.name}: {self.after}, now by this policy"
+        restart = " (after a restart)" if self.context == "postmaster" else ""
+        return f"{self.name}: {self.before if self.before not in (None, '') else 'empty'} -> {self.after or 'empty'}{restart}"
+
+
+@dataclass(frozen=True)
+class Override:
+    """What sets a parameter after our file does, and so wins. entry: None for the server's command line."""
+
+    name: str
+    value: str
+    entry: Entry | None
+
+    @property
+    def by_alter_system(self) -> bool:
+        """Whether ALTER SYSTEM RESET removes it."""
+        return self.entry is not None and os.path.basename(self.entry.file) == "postgresql.auto.conf"
+
+    def told(self) -> str:
+        """Where it is, and how it goes away."""
+        if self.entry is None:
+            return f"{self.name} = {self.value} on the server's command line: take it out of what starts the server"
+        way = f"ALTER SYSTEM RESET {self.name}, or say overrides: reset" if self.by_alter_system else "remove that line"
+        return f"{self.name} = {self.value} in {self.entry.file} line {self.entry.line}: {way}"
+
+
+def include_directory(config_file: str, text: str) -> tuple[str | None, int]:
+    """The last include_dir of the main configuration file and its line, (None, 0) where there is none."""
+    found = list(_INCLUDE_DIR.finditer(text))
+    if not found:
+        return None, 0
+    directory = found[-1][1].replace("''", "'")
+    return os.path.join(os.path.dirname(config_file), directory), text.count("\n", 0, found[-1].end()) + 1
+
+
+def merged(wanted: Wanted, state: State, ours: str) -> Wanted:
+    """The parameter with the elements that other files already give it in front of its own."""
+    if wanted.name not in _MERGED:
+        return wanted
+    theirs: Value = ""
+    for entry in state.entries:
+        if entry.name == wanted.name and entry.file != ours:
+            theirs = entry.value
+    already = split_setting(wanted.name, theirs if isinstance(theirs, str) else "")
+    own = wanted.value if isinstance(wanted.value, tuple) else (wanted.value,)
+    first = already if isinstance(already, tuple) else ()
+    return replace(wanted, value=(*first, *(item for item in own if item not in first)))
+
+
+def file_text(policy: Policy) -> str:
+    """The whole file: each parameter with its reason and the standards' controls."""
+    parts = [_HEADER]
+    for wanted in policy.wanted:
+        about = [*([wanted.reason] if wanted.reason else []), *([", ".join(wanted.controls)] if wanted.controls else [])]
+        comment = f"\n# {'; '.join(about)}\n" if about else "\n"
+        parts.append(f"{comment}{wanted.name} = {in_file(as_text(wanted.name, wanted.value))}\n")
+    return "".join(parts)
+
+
+def differences(policy: Policy, state: State, ours: str) -> tuple[Difference, ...]:
+    """What the new file changes, sorted by name."""
+    in_ours = {entry.name: entry.value for entry in state.entries if entry.file == ours}
+    found = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        after = _shown(definition, wanted.value, wanted.name)
+        if wanted.name in in_ours and _shown(definition, in_ours[wanted.name], wanted.name) == after:
+            continue
+        winner = _winner(state, wanted.name)
+        before = winner.value if winner else definition.setting if definition else None
+        shown = _shown(definition, before, wanted.name) if before is not None else None
+        found.append(Difference(wanted.name, shown, after, definition.context if definition else "user"))
+    names = {wanted.name for wanted in policy.wanted}
+    gone = [name for name in in_ours if name not in names]
+    found += [Difference(name, _shown(state.definitions.get(name), in_ours[name], name), None, _context(state, name)) for name in gone]
+    return tuple(sorted(found, key=lambda each: each.name))
+
+
+def _context(state: State, name: str) -> str:
+    definition = state.definitions.get(name)
+    return definition.context if definition else "user"
+
+
+def _winner(state: State, name: str) -> Entry | None:
+    found = [entry for entry in state.entries if entry.name == name]
+    return found[-1] if found else None
+
+
+def _shown(definition: Definition | None, value: Value, name: str) -> str:
+    return as_text(name, value) if definition is None else readable(definition, value)
+
+
+def overrides(policy: Policy, state: State, ours: str, config_file: str, include_line: int) -> tuple[Override, ...]:
+    """Everything that says something else about a parameter of ours, and is read after our file."""
+    last = max((entry.order for entry in state.entries if entry.file == ours), default=None)
+    found = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        if definition is None:
+            continue
+        if definition.source == "command line" and not same(definition, definition.setting, wanted.value):
+            found.append(Override(wanted.name, definition.setting, None))
+        others = (entry for entry in state.entries if entry.name == wanted.name and entry.file != ours)
+        later = (entry for entry in others if _later(entry, ours, last, config_file, include_line))
+        found += [Override(wanted.name, entry.value, entry) for entry in later if not same(definition, entry.value, wanted.value)]
+    return tuple(found)
+
+
+def _later(entry: Entry, ours: str, last: int | None, config_file: str, include_line: int) -> bool:
+    if last is not None:
+        return entry.order > last
+    if os.path.basename(entry.file) == "postgresql.auto.conf":
+        return True
+    if entry.file == config_file:
+        return 0 < include_line < entry.line
+    directory, name = os.path.split(entry.file)
+    return directory == os.path.dirname(ours) and name > os.path.basename(ours)

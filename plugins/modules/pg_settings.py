@@ -1,0 +1,219 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings of a server as one document declares them."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_settings
+short_description: Make the settings of a server what a policy says
+version_added: 1.0.0
+author:
+  - The bulwark.postgresql authors (@bulwark-project)
+description:
+  - Writes one document of settings as one file that the server includes, after checking every name and value against the server's own description of its
+    settings, type, range, accepted words and unit.
+  - The file is exact. A setting that the document no longer has leaves it. What other files say is left alone.
+  - The server reads the new file without applying it first. If it finds an error, or does not have the settings after the reload, the old file is back
+    within the same call.
+  - The server is reloaded, never restarted. What waits for a restart is returned in RV(pending_restart) until it has happened, and is no change.
+  - Run it on the server's host as the server's account. Where that is not so and the role is a superuser, ALTER SYSTEM is used.
+  - Settings belong to a server, not to its data, so that a standby has its own and this works there as on a primary.
+extends_documentation_fragment:
+  - bulwark.postgresql.login
+  - bulwark.postgresql.login.attributes
+options:
+  settings:
+    description:
+      - Name to value. A value may be a string, a number, a boolean or a list.
+      - With a dictionary, C(value) is the value, C(optional) set to V(true) skips the setting where this version does not know it, and C(reason) goes into
+        the file as a comment.
+      - A setting of O(baseline) with the value V(null) is left alone.
+      - C(shared_preload_libraries) is merged with what other files say. A library that is not installed is refused.
+    type: dict
+    default: {}
+  baseline:
+    description: V(default) adds the settings of CIS and STIG that the collection knows for this version, each with its reason. O(settings) goes before it.
+    type: str
+    choices: [default, none]
+    default: none
+  name:
+    description: The name of the file, without its ending, in the directory that the main configuration file includes. V(conf.d) is made where there is none.
+    type: str
+    default: bulwark
+  method:
+    description:
+      - V(file) writes the file, V(alter_system) uses ALTER SYSTEM, which is never exact because nobody knows whose its settings are.
+      - V(auto) takes the file where the server is on this host, and else ALTER SYSTEM.
+    type: str
+    choices: [auto, file, alter_system]
+    default: auto
+  overrides:
+    description:
+      - What to do where ALTER SYSTEM once set something else, which is read after every file.
+      - V(refuse) names each, V(reset) uses ALTER SYSTEM RESET.
+      - A later line in another file, or the server's command line, is always refused.
+    type: str
+    choices: [refuse, reset]
+    default: refuse
+  path_prefix:
+    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
+    type: str
+    default: ""
+seealso:
+  - module: bulwark.postgresql.pg_cluster_info
+  - name: Server Configuration
+    description: PostgreSQL's documentation of settings.
+    link: https://www.postgresql.org/docs/current/runtime-config.html
+"""
+
+EXAMPLES = r"""
+- name: The baseline, and what this server needs beside it
+  bulwark.postgresql.pg_settings:
+    login_unix_socket: /var/run/postgresql
+    baseline: default
+    settings:
+      work_mem: 64MB
+      statement_timeout: null # left alone
+      shared_preload_libraries: [pg_stat_statements]
+      transaction_timeout: {value: 1h, optional: true, reason: PostgreSQL 17 and later}
+  become: true
+  become_user: postgres
+"""
+
+RETURN = r"""
+settings:
+  description: What changes, sorted by name.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: log_disconnections, before: "off", after: "on", context: superuser-backend}
+file:
+  description: The file that holds the settings. V(null) with ALTER SYSTEM.
+  returned: success
+  type: str
+  sample: /etc/postgresql/17/main/conf.d/bulwark.conf
+method:
+  description: How the settings were, or would be, written.
+  returned: success
+  type: str
+  sample: file
+reset:
+  description: The settings that ALTER SYSTEM RESET was used on.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+skipped:
+  description: Optional settings that this version does not know.
+  returned: success
+  type: list
+  elements: str
+  sample: [transaction_timeout]
+pending_restart:
+  description: The settings of the server whose new value waits for a restart, after this run.
+  returned: success
+  type: list
+  elements: str
+  sample: [shared_preload_libraries]
+restart_required:
+  description: Whether there are any.
+  returned: success
+  type: bool
+  sample: true
+service:
+  description: Who keeps the server running and what restarts it, as in M(bulwark.postgresql.pg_cluster_info).
+  returned: success
+  type: dict
+  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_as_root: true}
+previous_file:
+  description: Where the file as it was is kept until the restart has happened.
+  returned: success
+  type: str
+  sample: /etc/postgresql/17/main/conf.d/.bulwark.conf.previous
+msg:
+  description: What was done, in one line.
+  returned: success
+  type: str
+  sample: 31 settings changed; shared_preload_libraries waits for a restart
+in_recovery:
+  description: Whether the server is a standby.
+  returned: success
+  type: bool
+  sample: false
+server_version:
+  description: The server's version number, as in the setting server_version_num.
+  returned: success
+  type: int
+  sample: 170011
+mistakes:
+  description: The mistakes in the policy, each with its place.
+  returned: when the policy is wrong
+  type: list
+  elements: dict
+  sample:
+    - path: pg_server_settings.work_men
+      message: 'PostgreSQL 17 has no setting work_men (did you mean "work_mem"?); say optional: true to skip it'
+"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, apply, plan, waiting
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+    from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Server
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "settings": {"type": "dict", "default": {}},
+    "baseline": {"type": "str", "choices": ["default", "none"], "default": "none"},
+    "name": {"type": "str", "default": "bulwark"},
+    "method": {"type": "str", "choices": ["auto", "file", "alter_system"], "default": "auto"},
+    "overrides": {"type": "str", "choices": ["refuse", "reset"], "default": "refuse"},
+    "path_prefix": {"type": "str", "default": ""},
+}
+
+
+def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
+    """Plan, apply unless in check mode, and return the module's result."""
+    params = module.params
+    options = Options(method=params["method"], overrides=params["overrides"], name=params["name"])
+    planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])
+    changed = bool(planned)
+    if changed and not module.check_mode:
+        apply(server, planned)
+    pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
+    count = len(planned.differences)
+    done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"
+    waits = f"; waiting for a restart: {', '.join(pending)}" if pending else ""
+    return {
+        "changed": changed,
+        "settings": [asdict(difference) for difference in planned.differences],
+        "diff": {"prepared": planned.diff() if changed else ""},
+        "file": planned.file,
+        "method": planned.method,
+        "reset": list(planned.resets),
+        "skipped": list(planned.policy.skipped),
+        "pending_restart": list(pending),
+        "restart_required": bool(pending),
+        "service": asdict(planned.facts.service) if planned.facts.service else None,
+        "previous_file": planned.previous,
+        "msg": done + waits,
+        "in_recovery": planned.facts.in_recovery,
+        "server_version": planned.facts.version,
+    }
+
+
+def main() -> None:
+    """The module's entry point."""
+    run(OPTIONS, converge)
+
+
+if __name__ == "__main__":
+    main()
