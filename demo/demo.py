@@ -207,7 +207,7 @@ def demonstrate(server: servers.Server) -> None:
     """Everything, with the server started."""
     passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
     write_private("passwords.yml", {"pg_users_passwords": passwords})
-    write_private("server.yml", {"pg_users_login_unix_socket": server.host, "pg_users_login_port": server.port})
+    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port})
 
     rows = load(server)
     say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")

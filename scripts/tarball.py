@@ -65,8 +65,8 @@ def build() -> Path:
 def harden(server: Server) -> int:
     """Run the installed playbook; how many tasks changed something."""
     variables = {
-        **VARIABLES, "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "pg_users_become": False,
-        "pg_users_login_unix_socket": server.host, "pg_users_login_port": server.port, "pg_users_login_user": server.superuser,
+        **VARIABLES, "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "bulwark_become": False,
+        "bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "bulwark_login_user": server.superuser,
     }
     inventory = SCRATCH / "inventory.json"
     inventory.write_text(json.dumps({"postgresql": {"hosts": {"server": variables}}}), encoding="utf-8")

@@ -20,6 +20,7 @@ description:
     within the same call.
   - The server is reloaded, never restarted. What waits for a restart is returned in RV(pending_restart) until it has happened, and is no change.
   - Run it on the server's host as the server's account. Where that is not so and the role is a superuser, ALTER SYSTEM is used.
+  - Where the connection may not change settings, as on a managed service, the baseline alone is skipped with RV(skipped_reason), and settings are refused.
   - Settings belong to a server, not to its data, so that a standby has its own and this works there as on a primary.
 extends_documentation_fragment:
   - bulwark.postgresql.login
@@ -139,6 +140,11 @@ msg:
   returned: success
   type: str
   sample: 31 settings changed; shared_preload_libraries waits for a restart
+skipped_reason:
+  description: Why nothing was done, where only the baseline is wanted and this connection may not change settings, as on a managed service.
+  returned: where settings are out of reach
+  type: str
+  sample: "the role \"app\" may not change the settings of this server: connect as a superuser"
 in_recovery:
   description: Whether the server is a standby.
   returned: success
@@ -163,7 +169,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, apply, plan, waiting
+from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, plan, waiting
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -184,7 +190,13 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
     options = Options(method=params["method"], overrides=params["overrides"], name=params["name"])
-    planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])
+    try:
+        planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])
+    except OutOfReachError as error:
+        if params["settings"]:
+            raise
+        # Nobody asked for more than the baseline: on such a server it is the provider's to keep.
+        return {"changed": False, "skipped_reason": str(error), "msg": f"skipped: {error}", "restart_required": False, "pending_restart": []}
     changed = bool(planned)
     if changed and not module.check_mode:
         apply(server, planned)

@@ -47,10 +47,10 @@ class Repository:
 
     @staticmethod
     def _hosts(server: Server) -> dict[str, dict[str, object]]:
-        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "pg_users_login_port": server.port}
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "bulwark_login_port": server.port}
         return {
-            SELF_HOSTED: {**local, "pg_users_become": False, "pg_users_login_unix_socket": server.host, "pg_users_login_user": "postgres"},
-            MANAGED: {**local, "pg_users_login_host": "127.0.0.1"},
+            SELF_HOSTED: {**local, "bulwark_become": False, "bulwark_login_unix_socket": server.host, "bulwark_login_user": "postgres"},
+            MANAGED: {**local, "bulwark_login_host": "127.0.0.1"},
         }
 
     def _write(self, name: str, text: str) -> None:

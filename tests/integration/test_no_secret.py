@@ -195,13 +195,13 @@ def test_an_administrator_who_cannot_silence_the_log_is_told_so(loud: Server) ->
 
 def test_playbook(loud: Server, tmp_path: Path) -> None:
     login = {**loud.login}
-    role = {f"pg_users_{key}": value for key, value in login.items()}
     tasks = [
         {"name": "Module", "bulwark.postgresql.pg_access": {**login, "policy": POLICY, "passwords": "{{ secrets }}"}, "register": "module_result"},
         {
             "name": "Role",
             "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_users"},
-            "vars": {**role, "pg_users_roles": POLICY["roles"], "pg_users_passwords": "{{ others }}", "pg_users_become": False},
+            "vars": {"pg_users_roles": POLICY["roles"], "pg_users_passwords": "{{ others }}"},
+            "module_defaults": {"group/bulwark.postgresql.pg": login},
         },
         {
             "name": "Failure",

@@ -35,6 +35,10 @@ _OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepali
 _CHECK_TIMEOUT = 30  # seconds
 
 
+class OutOfReachError(BulwarkError):
+    """Nobody with this connection may change the server's settings; the text says who may."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to apply. method: auto, file or alter_system. overrides: refuse or reset. name: of the file, without its ending."""
@@ -97,16 +101,16 @@ def plan(server: Server, document: Any, baseline: str, options: Options, path_pr
 
 def _method(asked: str, facts: ClusterFacts) -> str:
     if facts.patroni:
-        raise BulwarkError("Patroni runs this server and writes its configuration: put the settings into its dynamic configuration (patronictl edit-config)")
+        raise OutOfReachError("Patroni runs this server and writes its configuration: put the settings into its dynamic configuration (patronictl edit-config)")
     if asked == "auto":
         asked = "file" if facts.local and facts.superuser else "alter_system"
     if asked == "alter_system" and not facts.superuser:
-        raise BulwarkError(
+        raise OutOfReachError(
             f'the role "{facts.role}" may not change the settings of this server: '
             + ("the provider's own interface does (parameter groups, flags)" if facts.managed else "connect as a superuser")
         )
     if asked == "file" and not (facts.local and facts.config_file):
-        raise BulwarkError("the server's configuration files are not on this host, or may not be read: run this on the server's host, as its account")
+        raise OutOfReachError("the server's configuration files are not on this host, or may not be read: run this on the server's host, as its account")
     return asked
 
 
