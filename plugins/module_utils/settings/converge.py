@@ -222,10 +222,13 @@ def _check(database: Database, planned: Planned) -> None:
     if wrong:
         raise BulwarkError(f"the server would not take the settings, which are back as they were: {_told(wrong)}")
     facts = planned.facts
-    if not (planned.for_restart and facts.bin_directory and facts.data_directory and os.geteuid() != 0):
+    if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
     command = [f"{facts.bin_directory}/postgres", "-D", facts.data_directory, "-c", f"config_file={facts.config_file}", "-C", "data_directory"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, check=False)
+    owner = os.stat(facts.data_directory)
+    # The program refuses to run as root.
+    account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, check=False, **account)
     if done.returncode != 0:
         raise BulwarkError(f"the server would not start with the settings, which are back as they were: {' '.join(done.stderr.split())}")
 
