@@ -119,11 +119,12 @@ local:
 service:
   description:
     - Who keeps the server running. C(manager) is V(systemd), V(pg_ctlcluster), V(pg_ctl), V(container) or V(patroni); C(unit) is systemd's name of the
-      service; C(restart) is the command that restarts the server, empty where none here can; C(restart_as_root) says who has to run it.
+      service; C(restart) is the command that restarts the server, empty where none here can; C(restart_user) is the user whom it
+        needs, V(null) for whoever the module ran as.
     - V(null) for a server on another host.
   returned: success
   type: dict
-  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_as_root: true}
+  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_user: root}
 patroni:
   description: Whether Patroni runs the server.
   returned: success

@@ -108,7 +108,7 @@ reset:
   type: list
   elements: str
   sample: []
-skipped:
+unknown:
   description: Optional settings that this version does not know.
   returned: success
   type: list
@@ -129,7 +129,7 @@ service:
   description: Who keeps the server running and what restarts it, as in M(bulwark.postgresql.pg_cluster_info).
   returned: success
   type: dict
-  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_as_root: true}
+  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_user: root}
 previous_file:
   description: Where the file as it was is kept until the restart has happened.
   returned: success
@@ -211,7 +211,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "file": planned.file,
         "method": planned.method,
         "reset": list(planned.resets),
-        "skipped": list(planned.policy.skipped),
+        "unknown": list(planned.policy.skipped),
         "pending_restart": list(pending),
         "restart_required": bool(pending),
         "service": asdict(planned.facts.service) if planned.facts.service else None,

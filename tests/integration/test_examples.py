@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,11 +89,14 @@ class Repository:
 
 
 @pytest.fixture
-def repository(cluster: Server, tmp_path: Path) -> Repository:
+def repository(cluster: Server, tmp_path: Path) -> Iterator[Repository]:
     """The repository of a test, and a fresh server whose superuser has the vault's password."""
     made = Repository(tmp_path, cluster)
     cluster.psql(f"ALTER ROLE postgres PASSWORD '{made.passwords['vault_postgres_password']}'")
-    return made
+    yield made
+    # Its settings would stay for the tests that follow.
+    (cluster.data / "conf.d" / "bulwark.conf").unlink(missing_ok=True)
+    cluster.restart()
 
 
 def changed(output: str) -> dict[str, int]:
@@ -114,11 +119,12 @@ def log_in(server: Server, user: str, password: str, database: str) -> str:
 
 def test_examples(cluster: Server, repository: Repository) -> None:
     """Check mode changes nothing, the first run makes everything, the second nothing more, and no password is shown."""
-    assert changed(repository.site("--check")) == {SELF_HOSTED: 1, MANAGED: 1}
+    assert changed(repository.site("--check")) == {SELF_HOSTED: 2, MANAGED: 2}
     assert cluster.psql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^(shop|billing)_'") == "0"
 
     first = repository.site("-vvv")
-    assert changed(first) == {SELF_HOSTED: 1, MANAGED: 1}
+    assert changed(first) == {SELF_HOSTED: 2, MANAGED: 1}, "both are one server here, and the first host makes its settings"
+    assert cluster.psql("SHOW log_disconnections") == "on"
     assert [name for name, password in repository.passwords.items() if password in first] == []
     assert "SCRAM-SHA-256$" not in first
 

@@ -199,9 +199,11 @@ def test_playbook(loud: Server, tmp_path: Path) -> None:
         {"name": "Module", "bulwark.postgresql.pg_access": {**login, "policy": POLICY, "passwords": "{{ secrets }}"}, "register": "module_result"},
         {
             "name": "Role",
-            "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_users"},
+            "ansible.builtin.include_role": {
+                "name": "bulwark.postgresql.pg_users",
+                "apply": {"module_defaults": {"group/bulwark.postgresql.pg": login}},
+            },
             "vars": {"pg_users_roles": POLICY["roles"], "pg_users_passwords": "{{ others }}"},
-            "module_defaults": {"group/bulwark.postgresql.pg": login},
         },
         {
             "name": "Failure",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 from dataclasses import dataclass
@@ -49,13 +50,13 @@ class Service:
     """Who keeps the server running. manager: systemd, pg_ctlcluster, pg_ctl, container or patroni.
 
     unit: systemd's name of the service. restart: the command that restarts the server, empty where no command here can.
-    restart_as_root: whether the command needs root; otherwise it needs the server's own account.
+    restart_user: the operating-system user whom the command needs, None where whoever asks may run it.
     """
 
     manager: str
     unit: str | None = None
     restart: tuple[str, ...] = ()
-    restart_as_root: bool = False
+    restart_user: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,15 +187,35 @@ def _service(pid: int | None, bin_directory: str | None, data: str | None, confi
         return None
     unit = _unit(pid)
     if unit is not None and shutil.which("systemctl"):
-        return Service("systemd", unit, ("systemctl", "restart", unit), restart_as_root=True)
+        return Service("systemd", unit, ("systemctl", "restart", unit), _other_than_us(0))
     if pid == 1 or _is_init(pid):
         return Service("container")
+    account = _other_than_us(_owner(pid))
     debian = _DEBIAN_CONFIG.fullmatch(config_file or "")
     if debian and shutil.which("pg_ctlcluster"):
-        return Service("pg_ctlcluster", None, ("pg_ctlcluster", debian[1], debian[2], "restart"))
+        return Service("pg_ctlcluster", None, ("pg_ctlcluster", debian[1], debian[2], "restart"), account)
     if bin_directory and data:
-        return Service("pg_ctl", None, (f"{bin_directory}/pg_ctl", "restart", "-D", data, "-s", "-w", "-t", "300", "-l", _log(pid, data)))
+        command = (f"{bin_directory}/pg_ctl", "restart", "-D", data, "-s", "-w", "-t", "300", "-l", _log(pid, data))
+        return Service("pg_ctl", None, command, account)
     return None
+
+
+def _owner(pid: int) -> int:
+    """The user id that the server runs as."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return os.geteuid()
+
+
+def _other_than_us(uid: int) -> str | None:
+    """The name of a user, None for the one who runs this."""
+    if uid == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _log(pid: int, data: str) -> str:

@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The policy of this scenario does not allow a restart: what needs one waits, and those who are connected stay."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+Query = Callable[..., str]
+
+
+def test_the_library_waits(query: Query) -> None:
+    assert query("SHOW shared_preload_libraries") == ""
+    assert query("SELECT name FROM pg_settings WHERE pending_restart") == "shared_preload_libraries"
