@@ -80,6 +80,17 @@ PROBES = (
     Probe("old_reporter", "SELECT * FROM app.report_2025", ALLOWED, REFUSED),
 )
 
+# Some of what the server has after the first run; the baseline's but for work_mem.
+SETTINGS = {
+    "log_connections": "receipt, authentication, authorization",
+    "log_disconnections": "on",
+    "password_encryption": "scram-sha-256",
+    "scram_iterations": "15000",
+    "idle_in_transaction_session_timeout": "10min",
+    "max_slot_wal_keep_size": "64GB",
+    "work_mem": "8MB",
+}
+
 # migration_user makes a table after the first run; nobody runs anything for it.
 NEW_TABLE = "CREATE TABLE app.coupons (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code text NOT NULL)"
 NEW_TABLE_PROBES = (
@@ -241,6 +252,13 @@ def demonstrate(server: servers.Server) -> None:
     if stale != "0":
         raise DemoError(f"{stale} passwords are not SCRAM verifiers")
 
+    settings = {name: server.psql(f"SHOW {name}") for name in SETTINGS}
+    wrong = {name: value for name, value in settings.items() if value != SETTINGS[name]}
+    if wrong:
+        raise DemoError(f"settings that are not as they should be: {wrong}")
+
+    say("\nSettings of the server, the baseline and the policy's own: conf.d/bulwark.conf holds each with its reason, for example\n")
+    say(textwrap.indent("\n".join(f"{name} = {value}" for name, value in settings.items()), "  "))
     say("\nWhat was changed\n")
     say(textwrap.indent(changed_words(plan), "  "))
     say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with the new passwords)\n")

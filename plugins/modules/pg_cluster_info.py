@@ -22,7 +22,6 @@ extends_documentation_fragment:
   - bulwark.postgresql.login.info_attributes
 seealso:
   - module: bulwark.postgresql.pg_settings
-  - module: bulwark.postgresql.pg_hba
 """
 
 EXAMPLES = r"""

@@ -16,6 +16,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy i
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")])
 POLICY = ROOT / "demo" / "inventory" / "group_vars" / "postgresql" / "policy.yml"
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 PREFIX = "pg_users_"
 PARTS = ("roles", "profiles", "grants", "databases")
 
@@ -30,9 +31,9 @@ def yaml_blocks(page: Path) -> list[str]:
     return re.findall(r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def specification() -> dict[str, dict[str, Any]]:
-    """The variables of the role, as its argument_specs describe them."""
-    text = (ROOT / "roles" / "pg_users" / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+def specification(role: str) -> dict[str, dict[str, Any]]:
+    """The variables of a role, as its argument_specs describe them."""
+    text = (ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
     options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
     return options
 
@@ -89,21 +90,26 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_variables_of_the_pages_exist(page: Path) -> None:
-    """A variable or result that a page names is one of the role."""
-    known = {*specification(), f"{PREFIX}result"}
-    named = set(re.findall(rf"\b{PREFIX}\w+", page.read_text(encoding="utf-8")))
-    assert named - known == set()
+    """A variable or result that a page names is one of a role, or one of the playbook."""
+    text = page.read_text(encoding="utf-8")
+    for role in ROLES:
+        known = {*specification(role), f"{role}_result"}
+        assert set(re.findall(rf"\b{role}_\w+", text)) - known == set()
+    playbook = (ROOT / "playbooks" / "harden.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bbulwark_(?!postgresql)\w+\b(?!\*)", text)) - set(re.findall(r"\bbulwark_\w+", playbook)) == set()
 
 
-def test_the_defaults_of_the_role_are_those_of_its_documentation() -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_the_defaults_of_a_role_are_those_of_its_documentation(role: str) -> None:
     """Each default stands in both places; one that is computed is only in defaults."""
-    defaults = yaml.safe_load((ROOT / "roles" / "pg_users" / "defaults" / "main.yml").read_text(encoding="utf-8"))
+    defaults = yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text(encoding="utf-8"))
     plain = {name: value for name, value in defaults.items() if not (isinstance(value, str) and "{{" in value)}
-    assert plain == {name: option["default"] for name, option in specification().items() if "default" in option}
-    assert set(defaults) <= set(specification())
+    assert plain == {name: option["default"] for name, option in specification(role).items() if "default" in option}
+    assert set(defaults) <= set(specification(role))
 
 
-def test_the_role_uses_every_variable() -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_uses_every_variable(role: str) -> None:
     """A variable that is documented and has no effect would be a trap."""
-    tasks = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "roles" / "pg_users" / "tasks").glob("*.yml")))
-    assert [name for name in specification() if not re.search(rf"\b{name}\b", tasks)] == []
+    tasks = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "roles" / role / "tasks").glob("*.yml")))
+    assert [name for name in specification(role) if not re.search(rf"\b{name}\b", tasks)] == []

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 Query = Callable[..., str]
 
@@ -12,3 +12,8 @@ Query = Callable[..., str]
 def test_the_library_waits(query: Query) -> None:
     assert query("SHOW shared_preload_libraries") == ""
     assert query("SELECT name FROM pg_settings WHERE pending_restart") == "shared_preload_libraries"
+
+
+def test_the_server_was_not_restarted(host: Any, query: Query) -> None:
+    assert query("SELECT pg_postmaster_start_time()") == host.file("/var/tmp/started").content_string.strip()
+    assert host.run("systemctl is-active postgresql@*").stdout.strip() == "active"

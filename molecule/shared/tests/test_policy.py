@@ -238,8 +238,3 @@ def test_no_row_was_lost_or_changed(host: Any) -> None:
     now = host.run("runuser -u postgres rows")
     assert now.rc == 0, now.stderr
     assert now.stdout == host.file("/var/tmp/rows").content_string
-
-
-def test_the_server_was_not_restarted(host: Any, query: Query) -> None:
-    assert query("SELECT pg_postmaster_start_time()") == host.file("/var/tmp/started").content_string.strip()
-    assert host.run("systemctl is-active postgresql@*").stdout.strip() == "active"
