@@ -199,7 +199,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         return {"changed": False, "skipped_reason": str(error), "msg": f"skipped: {error}", "restart_required": False, "pending_restart": []}
     changed = bool(planned)
     if changed and not module.check_mode:
-        apply(server, planned)
+        apply(server, planned, lambda command: module.run_command(command, cwd="/")[::2])
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
     count = len(planned.differences)
     done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"

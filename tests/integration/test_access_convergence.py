@@ -178,8 +178,9 @@ def newest(servers: dict[int, Any]) -> Any:
 
 def test_a_playbook_with_check_and_diff_first(newest: Any, tmp_path: Path) -> None:
     """The role, by the real ansible-playbook: what --check --diff shows is what is then done, once."""
-    variables = {f"pg_users_{key}": value for key, value in {**newest.login, **THREE_USERS, "become": False}.items()}
-    tasks = [{"name": "Access", "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_users"}}]
+    variables = {f"pg_users_{key}": value for key, value in THREE_USERS.items()}
+    connection = {"module_defaults": {"group/bulwark.postgresql.pg": newest.login}}
+    tasks = [{"name": "Access", "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_users", "apply": connection}}]
     playbook = Playbook(tmp_path, tasks, variables)
     before = fingerprint(newest)
     outputs = []

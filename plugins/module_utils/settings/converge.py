@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
-from ..core.database import StatementError, sql
+from ..core.database import StatementError
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
 from ..core.files import make_directory, read_text, reload, remove, replaced, write_text
+from ..core.statements import compose, identifier, listed, literal
 from .catalog import read_entries, read_state
 from .policy import read_policy
 from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, overrides
@@ -32,7 +32,8 @@ _NEARER = frozenset({"client", "database", "database user", "global", "session",
 # A session through a Unix socket says 0, whatever is set.
 _OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout"})
 
-_CHECK_TIMEOUT = 30  # seconds
+# Runs a program and gives its exit code and what it said to standard error.
+RunCommand = Callable[["list[str]"], "tuple[int, str]"]
 
 
 class OutOfReachError(BulwarkError):
@@ -159,16 +160,16 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
     return Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
 
 
-def apply(server: Server, planned: Planned) -> None:
+def apply(server: Server, planned: Planned, run_command: RunCommand) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     with server.connect() as database:
         if planned.method == "alter_system":
             _alter_system(server, database, planned)
         else:
-            _write(server, database, planned)
+            _write(server, database, planned, run_command)
 
 
-def _write(server: Server, database: Database, planned: Planned) -> None:
+def _write(server: Server, database: Database, planned: Planned, run_command: RunCommand) -> None:
     file = planned.file or ""
     before = [entry for entry in planned.state.entries if entry.error and not _waits(entry, planned.state)]
     if before:
@@ -179,7 +180,7 @@ def _write(server: Server, database: Database, planned: Planned) -> None:
     undo: list[tuple[str, str]] = []
     try:
         with replaced(planned.texts, 0o600):
-            _check(database, planned)
+            _check(database, planned, run_command)
             if planned.for_restart:
                 write_text(planned.previous or "", old or "")
             for override in planned.overridden:
@@ -216,7 +217,7 @@ def _told(entries: list[Entry]) -> str:
     return "; ".join(f"{entry.file} line {entry.line}: {entry.name} {entry.error}".replace("  ", " ") for entry in entries)
 
 
-def _check(database: Database, planned: Planned) -> None:
+def _check(database: Database, planned: Planned, run_command: RunCommand) -> None:
     """The server reads its files without applying them; so does its own program, for what only a start would find."""
     wrong = [entry for entry in read_entries(database) if entry.error and not _waits(entry, planned.state)]
     if wrong:
@@ -225,12 +226,12 @@ def _check(database: Database, planned: Planned) -> None:
     if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
     command = [f"{facts.bin_directory}/postgres", "-D", facts.data_directory, "-c", f"config_file={facts.config_file}", "-C", "data_directory"]
-    owner = os.stat(facts.data_directory)
-    # The program refuses to run as root.
-    account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, check=False, **account)
-    if done.returncode != 0:
-        raise BulwarkError(f"the server would not start with the settings, which are back as they were: {' '.join(done.stderr.split())}")
+    if os.geteuid() == 0:
+        # The program refuses to run as root.
+        command = ["setpriv", f"--reuid={os.stat(facts.data_directory).st_uid}", f"--regid={os.stat(facts.data_directory).st_gid}", "--clear-groups", *command]
+    code, error = run_command(command)
+    if code != 0:
+        raise BulwarkError(f"the server would not start with the settings, which are back as they were: {' '.join(error.split())}")
 
 
 def _verify(server: Server, planned: Planned) -> None:
@@ -249,15 +250,15 @@ def _verify(server: Server, planned: Planned) -> None:
 
 
 def _named(name: str) -> Any:
-    return sql.SQL(".").join(sql.Identifier(part) for part in name.split("."))
+    return identifier(*name.split("."))
 
 
 def _reset(name: str) -> Any:
-    return sql.SQL("ALTER SYSTEM RESET {}").format(_named(name))
+    return compose("ALTER SYSTEM RESET {}", _named(name))
 
 
 def _set(name: str, value: str) -> Any:
-    return sql.SQL("ALTER SYSTEM SET {} = {}").format(_named(name), sql.Literal(value))
+    return compose("ALTER SYSTEM SET {} = {}", _named(name), literal(value))
 
 
 def _alter_system(server: Server, database: Database, planned: Planned) -> None:
@@ -281,6 +282,5 @@ def _alter_system(server: Server, database: Database, planned: Planned) -> None:
 def _set_list(name: str, value: Any) -> Any:
     """ALTER SYSTEM quotes the elements of a list by itself, each given as one."""
     if isinstance(value, tuple):
-        items = sql.SQL(", ").join(sql.Literal(item) for item in value) if value else sql.Literal("")
-        return sql.SQL("ALTER SYSTEM SET {} = {}").format(_named(name), items)
+        return compose("ALTER SYSTEM SET {} = {}", _named(name), listed(literal(item) for item in value or ("",)))
     return _set(name, value)
