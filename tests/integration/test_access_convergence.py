@@ -80,8 +80,16 @@ def test_three_least_privilege_users_from_nothing(cluster: Any) -> None:
     unchanged(cluster, THREE_USERS)
     for statement in ("SELECT * FROM app.orders", "INSERT INTO app.notes (note) VALUES ('x')", "UPDATE app.orders SET item = ''", "DELETE FROM app.notes"):
         assert allowed(cluster, "app_service", statement), statement
-    for statement in ("TRUNCATE app.orders", "DROP TABLE app.orders", "ALTER TABLE app.orders ADD x int", "CREATE TABLE app.x ()", "CREATE TABLE public.x ()",
-                      "CREATE SCHEMA x", "CREATE TEMPORARY TABLE x ()", "SELECT app.f()"):
+    for statement in (
+        "TRUNCATE app.orders",
+        "DROP TABLE app.orders",
+        "ALTER TABLE app.orders ADD x int",
+        "CREATE TABLE app.x ()",
+        "CREATE TABLE public.x ()",
+        "CREATE SCHEMA x",
+        "CREATE TEMPORARY TABLE x ()",
+        "SELECT app.f()",
+    ):
         assert not allowed(cluster, "app_service", statement), statement
     assert allowed(cluster, "readonly_user", "SELECT * FROM app.notes")
     for statement in ("INSERT INTO app.orders (item) VALUES ('x')", "SELECT nextval('app.notes_id_seq')", "CREATE TABLE app.x ()"):
@@ -207,8 +215,16 @@ ATTRIBUTES = "rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication,
 
 def test_attributes_of_a_role(cluster: Any) -> None:
     full = {
-        "login": True, "superuser": True, "createdb": True, "createrole": True, "replication": True, "bypassrls": True, "inherit": False,
-        "connection_limit": 7, "valid_until": "2030-01-02T03:04:05Z", "comment": "it's a \"comment\" \\ ü",
+        "login": True,
+        "superuser": True,
+        "createdb": True,
+        "createrole": True,
+        "replication": True,
+        "bypassrls": True,
+        "inherit": False,
+        "connection_limit": 7,
+        "valid_until": "2030-01-02T03:04:05Z",
+        "comment": 'it\'s a "comment" \\ ü',
     }
     converge(cluster, {"roles": {"r": full}})
     asked = f"SELECT {ATTRIBUTES}, rolvaliduntil AT TIME ZONE 'UTC', shobj_description(oid, 'pg_authid') FROM pg_authid WHERE rolname = 'r'"
@@ -241,8 +257,15 @@ def test_valid_until_is_a_moment_whatever_the_time_zone(cluster: Any, given: str
 def test_settings_of_a_role(cluster: Any) -> None:
     execute(cluster, "CREATE DATABASE shop", "CREATE ROLE r")
     execute(cluster, "ALTER ROLE r SET log_statement = 'ddl'", "ALTER ROLE r IN DATABASE shop SET work_mem = '1MB'")
-    settings = {"statement_timeout": "5s", "search_path": ["app", "Mixed Case", "$user", "public"], "work_mem": "64MB", "jit": False, "random_page_cost": 1.5,
-                "application_name": "it's, a name", "temp_file_limit": 1000}
+    settings = {
+        "statement_timeout": "5s",
+        "search_path": ["app", "Mixed Case", "$user", "public"],
+        "work_mem": "64MB",
+        "jit": False,
+        "random_page_cost": 1.5,
+        "application_name": "it's, a name",
+        "temp_file_limit": 1000,
+    }
     policy = {"roles": {"r": {"settings": settings, "database_settings": {"shop": {"work_mem": "32MB"}}}}, "databases": {"shop": {}}}
     converge(cluster, policy)
     stored = {config for (config,) in query(cluster, "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setdatabase = 0")}
@@ -616,8 +639,13 @@ def test_default_privileges_by_schema_and_global(shop: Any) -> None:
     policy["databases"]["shop"]["default_privileges"] = everywhere
     converge(shop, policy)
     assert defaults(shop) == {
-        ("r", "app", "r", "s", "SELECT"), ("r", "app", "r", "s", "INSERT"), ("r", "app", "S", "s", "USAGE"), ("r", "app", "S", "PUBLIC", "USAGE"),
-        ("r", "app", "T", "s", "USAGE"), ("r", "app", "f", "s", "EXECUTE"), ("r", None, "n", "s", "USAGE"),
+        ("r", "app", "r", "s", "SELECT"),
+        ("r", "app", "r", "s", "INSERT"),
+        ("r", "app", "S", "s", "USAGE"),
+        ("r", "app", "S", "PUBLIC", "USAGE"),
+        ("r", "app", "T", "s", "USAGE"),
+        ("r", "app", "f", "s", "EXECUTE"),
+        ("r", None, "n", "s", "USAGE"),
     }
     execute(shop, "GRANT CREATE ON SCHEMA app TO r", "SET ROLE r; CREATE FUNCTION app.g() RETURNS int LANGUAGE sql AS 'SELECT 1'", db="shop")
     assert query(shop, "SELECT has_function_privilege(r, 'app.g()', 'EXECUTE') FROM unnest(array['s', 'other']) r", db="shop") == [(True,), (False,)]
@@ -668,7 +696,7 @@ def test_what_creators_make_tomorrow_is_covered(shop: Any) -> None:
 def test_owners_of_everything(world: Any) -> None:
     execute(world, "CREATE ROLE old")
     execute(world, "ALTER TABLE app.users OWNER TO old; ALTER FUNCTION app.total(integer) OWNER TO old; GRANT SELECT ON app.users TO stranger", db=DATABASE)
-    schemas = {name: {"owner": "boss", "objects_owner": "Owner \"x\""} for name in ("app", ODD)}
+    schemas = {name: {"owner": "boss", "objects_owner": 'Owner "x"'} for name in ("app", ODD)}
     policy = {"roles": {"boss": {}, 'Owner "x"': {}}, "databases": {DATABASE: {"owner": "boss", "schemas": schemas}}}
     keeps_promise(world, policy)
 
@@ -698,8 +726,12 @@ def test_databases_and_schemas_are_made(cluster: Any) -> None:
     policy: dict[str, Any] = {
         "roles": {"o w": {}, "r": {}},
         "databases": {
-            "New \"db\" ü": {
-                "owner": "o w", "comment": "it's new", "template": "template0", "encoding": "UTF8", "locale": "C",
+            'New "db" ü': {
+                "owner": "o w",
+                "comment": "it's new",
+                "template": "template0",
+                "encoding": "UTF8",
+                "locale": "C",
                 "schemas": {"S.1": {"owner": "o w", "comment": "one", "profiles": {"r": "app_service"}}, "two": {}},
             },
             "plain": {},
@@ -818,9 +850,13 @@ def test_an_absent_role_hands_over_what_hangs_together(shop: Any) -> None:
     """A range type brings functions, a serial column a sequence, and a rule of its owner's schema keeps it from going elsewhere."""
     execute(shop, "CREATE ROLE gone", "GRANT CREATE ON DATABASE shop TO gone")
     execute(shop, "SET ROLE gone; CREATE SCHEMA own; CREATE TYPE own.span AS RANGE (subtype = int); CREATE TABLE own.t (id serial, at own.span)", db="shop")
-    execute(shop, "SET ROLE gone; CREATE AGGREGATE own.total(int) (sfunc = int4pl, stype = int); CREATE COLLATION own.c FROM \"C\"", db="shop")
-    execute(shop, "SELECT lo_create(77); ALTER LARGE OBJECT 77 OWNER TO gone; CREATE FOREIGN DATA WRAPPER w; CREATE SERVER w FOREIGN DATA WRAPPER w;"
-            "ALTER SERVER w OWNER TO gone; CREATE PUBLICATION p; ALTER PUBLICATION p OWNER TO gone", db="shop")
+    execute(shop, 'SET ROLE gone; CREATE AGGREGATE own.total(int) (sfunc = int4pl, stype = int); CREATE COLLATION own.c FROM "C"', db="shop")
+    execute(
+        shop,
+        "SELECT lo_create(77); ALTER LARGE OBJECT 77 OWNER TO gone; CREATE FOREIGN DATA WRAPPER w; CREATE SERVER w FOREIGN DATA WRAPPER w;"
+        "ALTER SERVER w OWNER TO gone; CREATE PUBLICATION p; ALTER PUBLICATION p OWNER TO gone",
+        db="shop",
+    )
     policy = {"roles": {"gone": {"state": "absent", "reassign_to": "heir"}, "heir": {}}, "databases": {"shop": {"schemas": {"own": {"objects_owner": "r"}}}}}
     policy["roles"]["r"] = {}
     converge(shop, policy)
@@ -845,8 +881,13 @@ def test_an_absent_role_with_objects_in_a_database_that_is_not_named(shop: Any) 
 def test_nobody_locks_himself_out(cluster: Any) -> None:
     execute(cluster, "CREATE DATABASE shop", "CREATE ROLE boss SUPERUSER LOGIN")
     before = fingerprint(cluster)
-    for role in ({"login": False, "superuser": True}, {"login": True}, {"state": "absent"}, {"login": True, "superuser": True, "connection_limit": 0},
-                 {"login": True, "superuser": True, "valid_until": "2001-01-01"}):
+    for role in (
+        {"login": False, "superuser": True},
+        {"login": True},
+        {"state": "absent"},
+        {"login": True, "superuser": True, "connection_limit": 0},
+        {"login": True, "superuser": True, "valid_until": "2001-01-01"},
+    ):
         message = refused(cluster, {"roles": {"boss": role}}, login_user="boss")
         assert "roles.boss" in message, message
     assert fingerprint(cluster) == before

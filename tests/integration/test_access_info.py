@@ -22,7 +22,7 @@ ROLES = (
     "CREATE ROLE loner",
     "GRANT reader TO \"App 'User'\"",
     "GRANT reader TO boss WITH ADMIN OPTION",
-    "ALTER ROLE boss SET search_path = app, \"Mixed Case\", public",
+    'ALTER ROLE boss SET search_path = app, "Mixed Case", public',
     "ALTER ROLE boss SET work_mem = '8MB'",
     "COMMENT ON ROLE boss IS 'it''s the boss'",
 )

@@ -140,7 +140,7 @@ def drift(draw: st.DrawFn) -> str:
         f"GRANT CREATE, USAGE ON SCHEMA {schema} TO {grantee}{option}",
         f"GRANT CREATE, TEMPORARY ON DATABASE {database} TO {grantee}{option}",
         f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC",
-        f"GRANT USAGE ON FOREIGN SERVER \"far Away\" TO {grantee}{option}",
+        f'GRANT USAGE ON FOREIGN SERVER "far Away" TO {grantee}{option}',
         f"GRANT SELECT ON LARGE OBJECT 4711 TO {grantee}{option}",
         f"GRANT {ident(draw(st.sampled_from(EVERYBODY)))} TO {role}",
         f"ALTER TABLE {schema}.{table} OWNER TO {role}",

@@ -252,10 +252,42 @@ def test_a_password_for_a_role_that_must_have_none(shop: Server) -> None:
 
 
 NAMES = (
-    'quo"te', "apos'trophe", "two words", "new\nline", "tab\there", "dot.ted", "n" * 63, "ü" * 31, "ünïcödé ①",
-    "日本", "🐘", "select", "user", "all", "MixedCase",
-    "%s", "%(name)s", "{}", "{{ x }}", "$1", "\\", "; DROP TABLE t; --", "/",
-    "1st", "-", " ", "current_user", "null", "true", "~", "a=b", "a,b", "(x)", "#", "@", "=r/x",
+    'quo"te',
+    "apos'trophe",
+    "two words",
+    "new\nline",
+    "tab\there",
+    "dot.ted",
+    "n" * 63,
+    "ü" * 31,
+    "ünïcödé ①",
+    "日本",
+    "🐘",
+    "select",
+    "user",
+    "all",
+    "MixedCase",
+    "%s",
+    "%(name)s",
+    "{}",
+    "{{ x }}",
+    "$1",
+    "\\",
+    "; DROP TABLE t; --",
+    "/",
+    "1st",
+    "-",
+    " ",
+    "current_user",
+    "null",
+    "true",
+    "~",
+    "a=b",
+    "a,b",
+    "(x)",
+    "#",
+    "@",
+    "=r/x",
 )
 
 
@@ -297,7 +329,7 @@ def test_every_legal_name_works(cluster: Server) -> None:
 
 
 def test_databases_of_every_legal_name_work(cluster: Server) -> None:
-    names = ["Ü \"d'b\"", "n" * 63, "%s {}", "dbname=x host=y", "postgresql://x", "a\\b"]
+    names = ['Ü "d\'b"', "n" * 63, "%s {}", "dbname=x host=y", "postgresql://x", "a\\b"]
     converge(cluster, {"roles": {"r": {}}, "databases": {name: {"owner": "r", "schemas": {"s": {"profiles": {"r": "readonly"}}}} for name in names}})
     assert {name for (name,) in query(cluster, "SELECT datname FROM pg_database")} >= set(names)
 

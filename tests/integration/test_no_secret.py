@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 FIRST, SECOND, THIRD = "Correct-Horse-Battery-1", "Staple'Gun\"Wöche-2", "third-and-Last-3"
-READY = (
-    "SCRAM-SHA-256$4096:cmVhZHktbWFkZS1zYWx0LTEyMw==$UmVhZHlTdG9yZWRLZXlPZjMyQnl0ZXNGb3JUZXN0cyE=:UmVhZHlTZXJ2ZXJLZXlPZjMyQnl0ZXNGb3JUZXN0cyE="
-)
+READY = "SCRAM-SHA-256$4096:cmVhZHktbWFkZS1zYWx0LTEyMw==$UmVhZHlTdG9yZWRLZXlPZjMyQnl0ZXNGb3JUZXN0cyE=:UmVhZHlTZXJ2ZXJLZXlPZjMyQnl0ZXNGb3JUZXN0cyE="
 POLICY: dict[str, Any] = {"roles": {"alice": {"login": True}, "bob": {"login": True}}}
 
 

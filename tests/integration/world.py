@@ -14,7 +14,7 @@ ODD = 'Odd "Sch.ema" ü'
 SCHEMAS = ("app", ODD, "other", "public")
 
 MANAGED = ("app", "Mixed Case", 'quo"te', "select", "ünï", "dotted.name", "n" * 63)
-STRANGERS = ("stranger", "Stränge \"R\"")
+STRANGERS = ("stranger", 'Stränge "R"')
 
 _SCHEMA = """
 CREATE SCHEMA {s};

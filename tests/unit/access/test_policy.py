@@ -97,7 +97,8 @@ WRONG: list[tuple[Any, str, str]] = [
     (default(owner=None), f"{DEFAULT}.owner", "is missing"),
     (
         schema(grants=[{"to": "r", "privileges": "ALL", "tables": "all"}, {"to": "r", "privileges": ["SELECT"], "tables": ["t"], "columns": ["c"]}]),
-        f"{APP}.grants[1]", f'has no effect: "r" gets SELECT on the whole of "t" at {APP}.grants[0]',
+        f"{APP}.grants[1]",
+        f'has no effect: "r" gets SELECT on the whole of "t" at {APP}.grants[0]',
     ),
 ]
 
@@ -148,8 +149,12 @@ def test_attributes_that_are_not_said() -> None:
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
-        ("1970-01-01", "0"), ("1970-01-01T00:00:01Z", "1000000"), ("1970-01-01 02:00:00+02", "0"), ("1970-01-01T00:00:00.5-01:30", "5400500000"),
-        ("Infinity", "infinity"), ("2027-12-31T00:00:00Z", "1830211200000000"),
+        ("1970-01-01", "0"),
+        ("1970-01-01T00:00:01Z", "1000000"),
+        ("1970-01-01 02:00:00+02", "0"),
+        ("1970-01-01T00:00:00.5-01:30", "5400500000"),
+        ("Infinity", "infinity"),
+        ("2027-12-31T00:00:00Z", "1830211200000000"),
     ],
 )
 def test_times(text: str, moment: str) -> None:
@@ -160,8 +165,12 @@ def test_settings() -> None:
     given_settings = {"Work_Mem": "64MB", "jit": False, "cpu_tuple_cost": 0.5, "search_path": '"My, schema", app', "temp_tablespaces": ["a b"]}
     found = read_policy(role(settings=given_settings, database_settings={"shop": {"jit": True}})).roles[0].settings
     assert found == {
-        (None, "work_mem"): "64MB", (None, "jit"): "off", (None, "cpu_tuple_cost"): "0.5", (None, "search_path"): ("My, schema", "app"),
-        (None, "temp_tablespaces"): ("a b",), ("shop", "jit"): "on",
+        (None, "work_mem"): "64MB",
+        (None, "jit"): "off",
+        (None, "cpu_tuple_cost"): "0.5",
+        (None, "search_path"): ("My, schema", "app"),
+        (None, "temp_tablespaces"): ("a b",),
+        ("shop", "jit"): "on",
     }
 
 
@@ -202,21 +211,54 @@ def test_words_are_normalized() -> None:
 
 KEYS = st.sampled_from(
     (
-        "roles", "profiles", "grants", "databases", "schemas", "default_privileges", "owner", "to", "type", "privileges", "tables", "functions", "columns",
-        "except", "member_of", "role", "settings", "search_path", "database_settings", "state", "reassign_to", "valid_until", "profile", "large_objects", "r",
+        "roles",
+        "profiles",
+        "grants",
+        "databases",
+        "schemas",
+        "default_privileges",
+        "owner",
+        "to",
+        "type",
+        "privileges",
+        "tables",
+        "functions",
+        "columns",
+        "except",
+        "member_of",
+        "role",
+        "settings",
+        "search_path",
+        "database_settings",
+        "state",
+        "reassign_to",
+        "valid_until",
+        "profile",
+        "large_objects",
+        "r",
     )
 )
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(codec=None), max_size=6), KEYS,
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(codec=None), max_size=6),
+    KEYS,
     st.sampled_from(("SELECT", "all", "ALL", "absent", "readonly", "PUBLIC", "f(", "2027-01-01", "--1", "\u00b2")),
 )
 GARBAGE = st.recursive(
     SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(KEYS, SCALARS), inner, max_size=4)), max_leaves=25
 )
-SHAPED = st.fixed_dictionaries({}, optional={
-    "roles": st.dictionaries(KEYS, GARBAGE, max_size=3), "profiles": GARBAGE, "grants": st.lists(GARBAGE, max_size=3),
-    "databases": st.dictionaries(KEYS, st.fixed_dictionaries({"schemas": st.dictionaries(KEYS, GARBAGE, max_size=2), "grants": GARBAGE}), max_size=2),
-})
+SHAPED = st.fixed_dictionaries(
+    {},
+    optional={
+        "roles": st.dictionaries(KEYS, GARBAGE, max_size=3),
+        "profiles": GARBAGE,
+        "grants": st.lists(GARBAGE, max_size=3),
+        "databases": st.dictionaries(KEYS, st.fixed_dictionaries({"schemas": st.dictionaries(KEYS, GARBAGE, max_size=2), "grants": GARBAGE}), max_size=2),
+    },
+)
 
 
 def outcome(document: Any, passwords: Any, mode: str) -> Policy | str:

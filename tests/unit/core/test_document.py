@@ -41,8 +41,16 @@ def test_false(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        (1, "the number 1"), ("", 'the string ""'), ("perhaps", 'the string "perhaps"'), ([True], "a list"), ({}, "a mapping"), (b"", "a bytes"),
-        ("a\nb", 'the string "a\\nb"'), ("x" * 99, 'the string "' + "x" * 60 + '..."'), (10**99, "a number"), ("\ud800", 'the string "\\ud800"'),
+        (1, "the number 1"),
+        ("", 'the string ""'),
+        ("perhaps", 'the string "perhaps"'),
+        ([True], "a list"),
+        ({}, "a mapping"),
+        (b"", "a bytes"),
+        ("a\nb", 'the string "a\\nb"'),
+        ("x" * 99, 'the string "' + "x" * 60 + '..."'),
+        (10**99, "a number"),
+        ("\ud800", 'the string "\\ud800"'),
     ],
 )
 def test_no_boolean(value: object, found: str) -> None:
@@ -144,8 +152,14 @@ def test_unknown_keys_and_no_mapping() -> None:
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        ("app", "a.app"), ("\u00fc-1", "a.\u00fc-1"), ("a.b", 'a["a.b"]'), ("a b", 'a["a b"]'),
-        ('a"', 'a["a\\""]'), ("\n", 'a["\\n"]'), ("", 'a[""]'), ("x[0]", 'a["x[0]"]'),
+        ("app", "a.app"),
+        ("\u00fc-1", "a.\u00fc-1"),
+        ("a.b", 'a["a.b"]'),
+        ("a b", 'a["a b"]'),
+        ('a"', 'a["a\\""]'),
+        ("\n", 'a["\\n"]'),
+        ("", 'a[""]'),
+        ("x[0]", 'a["x[0]"]'),
     ],
 )
 def test_paths(name: str, path: str) -> None:

@@ -36,7 +36,7 @@ FROM_A_SERVER = {
     "\ufdfa": "8uXa23KvdEZfAB64aNWF/w==$OSxQPEVBsKlUK49zfNi3oOxe8xwhe2UF5+KSHOSvz3Q=:uS1ENpyr1hnPN/OHN67Qu/TRdPlCwdmVrEa2Zo/oujs=",
     "e\u0301": "e53d+pYkoj/h89DPYcNyaA==$bvzmy+m0TIOg3xkRXn+zTWiQ6kfiqijcTpO57ufn4u0=:OtRfdmIau/s4Tndkztwuitc9hCn8OK4fZZgTlOk+eBk=",
     "\u212b": "jSgaA1l8NL3z4waVrPdXQQ==$4YsZUnNaXsGBTpm86OAVrmzi95OkE98zZV+tcTfwDGw=:2dh8JnT/fhbQrg5FYMC94AI02//15FpxcgOGMo5DvYg=",
-    "it's \"quoted\"\\": "FPfdCH/srvJjOBcwO0tdJw==$zrTTJPgEXlZb44eU1gmc+qLPR57dlgdDlrb5cGzjRdQ=:WrhI3XLnjmtdH0ya7G/KDy+0QEBC4ir9lJl/KSchwOY=",
+    'it\'s "quoted"\\': "FPfdCH/srvJjOBcwO0tdJw==$zrTTJPgEXlZb44eU1gmc+qLPR57dlgdDlrb5cGzjRdQ=:WrhI3XLnjmtdH0ya7G/KDy+0QEBC4ir9lJl/KSchwOY=",
 }
 
 # Different spellings that PostgreSQL takes for the same password, and those that it does not.

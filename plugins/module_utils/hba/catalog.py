@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads what decides about connections: the files, the roles, the databases, and how this session itself came in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BulwarkError
+from ..core.files import read_text
+from .model import Problem, Question, Rule, UserMapping
+from .reading import read_mappings, read_rules
+
+if TYPE_CHECKING:
+    from ..core.database import Database
+    from ..core.facts import ClusterFacts
+
+_MEMBERS = """
+WITH RECURSIVE closure(member, role) AS (
+ SELECT oid, oid FROM pg_catalog.pg_roles
+ UNION SELECT c.member, m.roleid FROM closure c JOIN pg_catalog.pg_auth_members m ON m.member = c.role)
+SELECT r.rolname, pg_catalog.array_agg(g.rolname::text) FROM closure c
+ JOIN pg_catalog.pg_roles r ON r.oid = c.member JOIN pg_catalog.pg_roles g ON g.oid = c.role GROUP BY 1
+"""
+
+_DATABASES = "SELECT datname FROM pg_catalog.pg_database"
+
+_OWN = """
+SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.host(pg_catalog.inet_client_addr()),
+ COALESCE((SELECT s.ssl FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_catalog.pg_backend_pid()), false),
+ COALESCE((SELECT g.encrypted FROM pg_catalog.pg_stat_gssapi g WHERE g.pid = pg_catalog.pg_backend_pid()), false)
+"""
+
+_CHANGED = """
+SELECT pg_catalog.pg_conf_load_time() < f.modification FROM pg_catalog.pg_stat_file(%(path)s, true) f
+"""
+
+_ERRORS = {
+    True: "SELECT file_name, line_number, error FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY rule_number, line_number",
+    False: "SELECT NULL, line_number, error FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number",
+}
+
+# A rule for TLS on a server without is no error: it never matches, and the server takes the file.
+_HARMLESS = ("hostssl record cannot match", "hostgssenc record cannot match")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload."""
+
+    major: int
+    roles: dict[str, frozenset[str]] = field(default_factory=dict)
+    databases: frozenset[str] = frozenset()
+    ssl: bool = True
+    rules: tuple[Rule, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    mappings: tuple[UserMapping, ...] = ()
+    stale: tuple[str, ...] = ()
+    loaded_at: str = ""
+    own: Question = field(default_factory=lambda: Question("", ""))
+
+
+class LocalFiles:
+    """Files of this host."""
+
+    def text(self, path: str) -> str | None:
+        """The text of a file."""
+        return read_text(path)
+
+    def names(self, path: str) -> list[str]:
+        """The names in a directory."""
+        try:
+            return os.listdir(path)
+        except OSError as error:
+            raise BulwarkError(f"cannot read {path}: {error.strerror}") from None
+
+
+class ServerFiles:
+    """Files of a server elsewhere, read by itself for a superuser."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def text(self, path: str) -> str | None:
+        """The text of a file."""
+        data = self._database.value("SELECT pg_catalog.pg_read_binary_file(%(path)s, 0, 100000000, true)", {"path": path})
+        return None if data is None else bytes(data).decode("utf-8", "surrogateescape")
+
+    def names(self, path: str) -> list[str]:
+        """The names in a directory."""
+        return [name for (name,) in self._database.query("SELECT pg_catalog.pg_ls_dir(%(path)s)", {"path": path})]
+
+
+def read_state(database: Database, facts: ClusterFacts) -> State:
+    """Everything at once. Raises BulwarkError where the role may not see the files."""
+    if not facts.hba_file or not facts.ident_file or not (facts.superuser or facts.local):
+        raise BulwarkError(f'the role "{facts.role}" may not see the rules of this server: connect as a superuser')
+    reader: Any = LocalFiles() if facts.local else ServerFiles(database)
+    contents = read_rules(facts.hba_file, reader, facts.major)
+    mappings, wrong = read_mappings(facts.ident_file, reader)
+    role, name, address, encrypted, gss = database.query(_OWN)[0]
+    return State(
+        major=facts.major,
+        roles={role: frozenset(groups) for role, groups in database.query(_MEMBERS)},
+        databases=frozenset(name for (name,) in database.query(_DATABASES)),
+        ssl=database.value("SELECT pg_catalog.current_setting('ssl')::bool"),
+        rules=tuple(contents.rules),
+        problems=(*contents.problems, *wrong),
+        mappings=tuple(mappings),
+        stale=tuple(path for path in [*contents.files, facts.ident_file] if _is_newer(database, path, facts)),
+        loaded_at=str(database.value("SELECT pg_catalog.pg_conf_load_time()")),
+        own=Question(role, name, address, encrypted, gss),
+    )
+
+
+def _is_newer(database: Database, path: str, facts: ClusterFacts) -> bool:
+    """Whether a file was changed after the server has last read its files. In a second that both share, this host's own clock tells."""
+    if facts.local:
+        try:
+            changed = os.stat(path).st_mtime
+        except OSError:
+            return False
+        with_fraction = "SELECT extract(epoch FROM pg_catalog.pg_conf_load_time())::float8 < %(changed)s"
+        return bool(database.value(with_fraction, {"changed": changed}))
+    return bool(database.value(_CHANGED, {"path": path}))
+
+
+def file_errors(database: Database, facts: ClusterFacts) -> list[Problem]:
+    """What the server itself says of the files as they stand, before it is told to load them."""
+    found = [Problem(file or facts.hba_file or "", line or 0, error) for file, line, error in database.query(_ERRORS[facts.major >= 16])]
+    if facts.major >= 15:
+        statement = "SELECT line_number, error FROM pg_catalog.pg_ident_file_mappings WHERE error IS NOT NULL ORDER BY line_number"
+        found += [Problem(facts.ident_file or "", line or 0, error) for line, error in database.query(statement)]
+    return [each for each in found if not each.message.startswith(_HARMLESS)]

@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the rules true without locking anybody out: foreseen by first match, checked by the server, tried by a new connection, or put back."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BulwarkError
+from ..core.facts import read_facts
+from ..core.files import read_text, reload, replaced
+from .catalog import file_errors, read_state
+from .lint import lint
+from .match import Answer, first_match
+from .model import WITH_PASSWORD
+from .policy import Permissions, Policy, read_policy
+from .reconcile import difference, mappings_text, rules_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..core.database import Database, Server
+    from ..core.facts import ClusterFacts
+    from .catalog import State
+    from .model import Finding
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to apply. administrators: None for the applying role, if it comes in by its own name through the socket.
+
+    expected_roles, expected_databases: names that count as there already, because something earlier in the play makes them.
+    """
+
+    administrators: tuple[str, ...] | None = None
+    reject_rest: bool = True
+    permissions: Permissions = field(default_factory=Permissions)
+    has_password: bool = False
+    expected_roles: tuple[str, ...] = ()
+    expected_databases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What will be done. texts: the files and what they will hold."""
+
+    facts: ClusterFacts
+    state: State
+    policy: Policy
+    texts: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.state.stale)
+
+    def diff(self) -> str:
+        """The rules that go and come, as a person reads them."""
+        parts = []
+        if self.facts.hba_file in self.texts:
+            heading = f"rules in {self.facts.hba_file}"
+            parts.append(difference(heading, self.state.rules, self.policy.rules) or f"{heading}\n  comments and spaces\n")
+        if self.facts.ident_file in self.texts:
+            heading = f"maps in {self.facts.ident_file}"
+            parts.append(difference(heading, self.state.mappings, self.policy.mappings or ()) or f"{heading}\n  comments and spaces\n")
+        if self.state.stale and not parts:
+            parts.append(f"reload: the server has not read {', '.join(self.state.stale)} since it was changed\n")
+        return "".join(parts)
+
+    def findings(self) -> list[Finding]:
+        """What the linter says of the rules as they will be."""
+        return lint([rule for rule in self.policy.rules if rule.method != "reject"], [], self.state)
+
+
+def plan(server: Server, document: Any, ident: Any, options: Options, path_prefix: str) -> Planned:
+    """Read the server, check the document against it and against a lock-out. Raises PolicyError, BulwarkError."""
+    with server.connect() as database:
+        facts = read_facts(database)
+        _check_reach(facts)
+        state = read_state(database, facts)
+    state = _with_expected(state, options)
+    administrators = _administrators(state) if options.administrators is None else options.administrators
+    policy = read_policy(document, ident, administrators, options.reject_rest, options.permissions, state, path_prefix)
+    _check_own(policy, state, options)
+    wanted = {facts.hba_file or "": rules_text(policy.rules)}
+    if policy.mappings is not None:
+        wanted[facts.ident_file or ""] = mappings_text(policy.mappings)
+    texts = {path: text for path, text in wanted.items() if read_text(path) != text}
+    for path in texts:
+        directory = os.path.dirname(os.path.realpath(path))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise BulwarkError(f"{path} cannot be written: run this as the server's account (become_user: postgres)")
+    return Planned(facts, state, policy, texts)
+
+
+def _check_reach(facts: ClusterFacts) -> None:
+    if facts.patroni:
+        raise BulwarkError("Patroni runs this server and writes its pg_hba.conf: put the rules into its dynamic configuration (patronictl edit-config)")
+    if not facts.superuser:
+        whose = "the provider's own interface does (security groups, networks)" if facts.managed else "connect as a superuser"
+        raise BulwarkError(f'the role "{facts.role}" may not check the rules of this server: {whose}')
+    if not facts.local:
+        raise BulwarkError("the server's pg_hba.conf is not on this host, or may not be read: run this on the server's host, as its account")
+
+
+def _with_expected(state: State, options: Options) -> State:
+    more = {name: frozenset({name}) for name in options.expected_roles if name not in state.roles}
+    return replace(state, roles={**state.roles, **more}, databases=state.databases | frozenset(options.expected_databases))
+
+
+def _account() -> str:
+    """The operating-system user who runs this, as peer authentication sees him."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _administrators(state: State) -> tuple[str, ...]:
+    return (state.own.role,) if state.own.address is None and state.own.role == _account() else ()
+
+
+def _check_own(policy: Policy, state: State, options: Options) -> None:
+    """Refuse rules under which whoever applies them would not come in again."""
+    answer = first_match(policy.rules, state.own, state.roles, state.major)
+    problem = _own_problem(answer, policy, state, options)
+    if problem:
+        own = state.own
+        where = "through the Unix socket" if own.address is None else f"from {own.address}{' with TLS' if own.encrypted else ' without TLS'}"
+        raise BulwarkError(f'these rules would lock out "{own.role}", who applies them {where} to database "{own.database}": {problem}; nothing was changed')
+
+
+def _own_problem(answer: Answer, policy: Policy, state: State, options: Options) -> str | None:
+    rule = answer.rule
+    if answer.maybe:
+        return f"whether it is let in depends on what only the server can look up: {answer.maybe[0]}"
+    if rule is None or not answer.allowed:
+        return f"it would hit {rule}" if rule else "no rule is for it"
+    if rule.method == "peer" and not _peer_fits(rule.option("map"), policy, state):
+        return f'{rule} takes the operating-system user "{_account()}" for nobody else than its namesake: map it in ident'
+    if rule.method in WITH_PASSWORD and not options.has_password:
+        now = first_match(state.rules, state.own, state.roles, state.major).rule
+        if now is None or now.method not in WITH_PASSWORD:
+            return f"{rule} asks for a password, and login_password is not given"
+    return None
+
+
+def _peer_fits(name: str | None, policy: Policy, state: State) -> bool:
+    account, role = _account(), state.own.role
+    if name is None:
+        return account == role
+    mappings: Iterable[Any] = policy.mappings if policy.mappings is not None else state.mappings
+    # An expression is left to the server, and to the connection that is tried after the reload.
+    return any(each.map.text == name and (each.system_user.text == account or each.system_user.text.startswith("/")) for each in mappings)
+
+
+def apply(server: Server, planned: Planned) -> None:
+    """Put the files in place, have the server check them, reload, and connect anew. Raises BulwarkError; the files are then as they were."""
+    with server.connect() as database:
+        reloaded = False
+        try:
+            with replaced(planned.texts, 0o600):
+                wrong = file_errors(database, planned.facts)
+                if wrong:
+                    told = "; ".join(f"{each.file} line {each.line}: {each.message}" for each in wrong)
+                    raise BulwarkError(f"the server would not take the rules, which are back as they were: {told}")
+                reloaded = True
+                reload_rules(server, database)
+        except BaseException:
+            if reloaded:
+                with suppress(BulwarkError):
+                    database.value("SELECT pg_catalog.pg_reload_conf()")
+            raise
+
+
+def reload_rules(server: Server, database: Database) -> None:
+    """Have the rules loaded, and come in under them. Raises BulwarkError where a new connection is refused."""
+    try:
+        reload(server, database)
+        server.connect().close()
+    except BulwarkError as error:
+        raise BulwarkError(f"a new connection does not come in under the rules, which are back as they were: {error}") from None

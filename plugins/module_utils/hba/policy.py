@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The document of rules -> the rules, in order. Collects every mistake with its YAML path."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..core.document import Node, quoted, text_problem, told
+from ..core.errors import Mistake, PolicyError, nearest
+from .grammar import Token
+from .lint import unknown_databases, unknown_roles
+from .match import covers, is_expression
+from .model import METHODS, TYPES, WEAK, Rule, UserMapping
+from .reading import as_ip, method_problem, options_problem
+
+if TYPE_CHECKING:
+    from .catalog import State
+
+_KEYS = ("type", "databases", "roles", "addresses", "method", "options", "comment", "replication")
+_DATABASE_WORDS = ("all", "sameuser", "samerole")
+_ADDRESS_WORDS = ("all", "samehost", "samenet")
+_HOST = re.compile(r"[.]?[\w-]+([.][\w-]+)*[.]?")  # a host's name, or the end of some
+_PLAIN = ("host", "hostnossl", "hostnogssenc")
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What a policy has to ask for by name. plain: connections without encryption. weak: methods that prove little."""
+
+    plain: bool = False
+    weak: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The whole document. mappings: None where pg_ident.conf is left alone."""
+
+    rules: tuple[Rule, ...] = ()
+    mappings: tuple[UserMapping, ...] | None = None
+
+
+def read_policy(
+    document: Any, ident: Any, administrators: Iterable[str], reject_rest: bool, permissions: Permissions, state: State, path_prefix: str = ""
+) -> Policy:
+    """Check the document against the server's roles and databases. Raises PolicyError with every mistake.
+
+    document: the list of rules. ident: map name -> list of system_user and role, or None. administrators: roles that get a rule of their own, first.
+    """
+    mistakes: list[Mistake] = []
+    root = Node({"rules": document, "ident": ident}, "", mistakes, ["rules", "ident"])
+    mappings = None if ident is None else tuple(_mappings(root, mistakes))
+    first = [Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators") for role in administrators]
+    rules = [rule for value, path in root.entries("rules") for rule in _rules(value, path, mistakes, state)]
+    rules = [*first, *(rule for rule in rules if rule not in first)]
+    _check_rules(rules, mappings if mappings is not None else state.mappings, permissions, state, mistakes)
+    if mistakes:
+        raise PolicyError(mistakes, path_prefix)
+    return Policy((*rules, *(_rest() if reject_rest else [])), mappings)
+
+
+def _rest() -> list[Rule]:
+    everything = (Token("all"), Token("replication"))
+    all_roles = (Token("all"),)
+    return [
+        Rule("local", everything, all_roles, None, "reject", comment="everything else"),
+        Rule("host", everything, all_roles, Token("all"), "reject"),
+    ]
+
+
+def _name(name: str) -> Token:
+    """A name as itself, whatever else it could mean."""
+    plain = name.replace("_", "").isalnum() and name.isascii() and name.islower()
+    return Token(name, quoted=not plain or name in (*_DATABASE_WORDS, "samegroup", "replication"))
+
+
+def _rules(value: Any, path: str, mistakes: list[Mistake], state: State) -> list[Rule]:
+    node = Node(value, path, mistakes, _KEYS)
+    if not node.sound:
+        return []
+    kind = node.word("type", TYPES, "hostssl")
+    method = node.word("method", METHODS, "peer" if kind == "local" else "scram-sha-256")
+    replication = node.boolean("replication", False)
+    if replication and node.says("databases"):
+        node.mistake("databases", "replication connects to no database: leave one of the two out")
+    databases = (Token("replication"),) if replication else _tokens(node, "databases", _DATABASE_WORDS, state)
+    roles = _tokens(node, "roles", ("all",), state)
+    addresses = _addresses(node, kind)
+    options = tuple(_options(node))
+    comment = node.text("comment", _one_line) or ""
+    problem = method_problem(kind, method) or options_problem(kind, method, options, state.major)
+    if method == "oauth" and state.major < 18:
+        problem = f"PostgreSQL {state.major} does not know oauth, which came with 18"
+    if problem:
+        node.mistake("method", problem)
+    if not (databases and roles and addresses):
+        return []
+    return [Rule(kind, databases, roles, each, method, options, path=path, comment=comment) for each in addresses]
+
+
+def _one_line(text: str) -> str | None:
+    return "must be one line" if "\n" in text or "\r" in text else text_problem(text)
+
+
+def _tokens(node: Node, key: str, words: tuple[str, ...], state: State) -> tuple[Token, ...]:
+    """Names, words such as all, and for roles +group. A mapping with `name` is that name and nothing else."""
+    if not node.says(key):
+        node.mistake(key, f"is missing: all, or a list of {key}")
+        return ()
+    value = node.raw(key)
+    listed = isinstance(value, (list, tuple))
+    found = []
+    for position, item in enumerate(value if listed else [value]):
+        place = f"{node.at(key)}[{position}]" if listed else node.at(key)
+        token = _token(item, place, words, node.mistakes, state)
+        if token is not None and token not in found:
+            found.append(token)
+    if listed and not value:
+        node.mistake(key, "is empty: no connection could match")
+    return tuple(found)
+
+
+def _token(item: Any, place: str, words: tuple[str, ...], mistakes: list[Mistake], state: State) -> Token | None:
+    literal = isinstance(item, Mapping)
+    name = Node(item, place, mistakes, ["name"]).raw("name") if literal else item
+    if not isinstance(name, str):
+        mistakes.append(Mistake(place, f"must be a name, not {told(name)}" + (" (quote it)" if isinstance(name, (bool, int, float)) else "")))
+        return None
+    wrong = _one_line(name) or ("a name must not be empty" if not name.strip("+") else None)
+    if wrong is None and name.startswith("/") and state.major < 16 and not literal:
+        wrong = f"PostgreSQL {state.major} takes no expressions here, which came with 16"
+    if wrong is None and literal and is_expression(Token(name), state.major):
+        wrong = "PostgreSQL takes what begins with / for an expression: rename it, or match it with one"
+    if wrong is not None:
+        mistakes.append(Mistake(place, wrong))
+        return None
+    if literal:
+        return Token(name, quoted=True)
+    if name in words or (name.startswith("+") and words == ("all",)):
+        return Token(name)
+    return _name(name)
+
+
+def _addresses(node: Node, kind: str) -> list[Token | None]:
+    if kind == "local":
+        if node.says("addresses"):
+            node.mistake("addresses", "local is the Unix socket, which has no addresses")
+        return [None]
+    if not node.says("addresses"):
+        node.mistake("addresses", "is missing: networks such as 10.1.0.0/16, hosts, or samenet")
+        return []
+    value = node.raw("addresses")
+    listed = isinstance(value, (list, tuple))
+    if listed and not value:
+        node.mistake("addresses", "is empty: no connection could match")
+    found: list[Token | None] = []
+    for position, item in enumerate(value if listed else [value]):
+        place = f"{node.at('addresses')}[{position}]" if listed else node.at("addresses")
+        problem, token = _address(item)
+        if problem:
+            node.mistakes.append(Mistake(place, problem))
+        elif token not in found:
+            found.append(token)
+    return found
+
+
+def _address(item: Any) -> tuple[str | None, Token]:
+    """What is wrong with an address, and the address."""
+    if not isinstance(item, str):
+        return f"must be an address, not {told(item)}", Token("")
+    wrong = _one_line(item)
+    if wrong or not item or any(character.isspace() for character in item):
+        return wrong or f"{quoted(item)} is no address, network or host", Token("")
+    if item in _ADDRESS_WORDS:
+        return None, Token(item)
+    host, slash, _length = item.partition("/")
+    address = as_ip(host)
+    if address is None and not (_HOST.fullmatch(item) and not item.replace(".", "").isdigit()):
+        return f"{quoted(item)} is no address, network or host", Token("")
+    if address is None:
+        return None, Token(item)
+    if not slash:
+        return None, Token(f"{address}/{address.max_prefixlen}")
+    try:
+        return None, Token(str(ipaddress.ip_network(item)))
+    except ValueError:
+        pass
+    try:
+        return f"{quoted(item)} has bits beyond its prefix; did you mean {ipaddress.ip_network(item, strict=False)}, or {address} alone?", Token("")
+    except ValueError:
+        return f"{quoted(item)} is no network: the part after / is a number from 0 to {address.max_prefixlen}", Token("")
+
+
+def _options(node: Node) -> Iterable[tuple[str, str]]:
+    for name, value, path in node.mapping("options"):
+        if isinstance(value, bool):
+            yield name, str(int(value))
+        elif isinstance(value, (str, int)) and not _one_line(str(value)):
+            yield name, str(value)
+        else:
+            node.mistakes.append(Mistake(path, f"must be one line of text, not {told(value)}"))
+
+
+def _mappings(root: Node, mistakes: list[Mistake]) -> Iterable[UserMapping]:
+    for name, value, path in root.mapping("ident"):
+        if not isinstance(value, (list, tuple)):
+            mistakes.append(Mistake(path, f"must be a list of system_user and role, not {told(value)}"))
+            continue
+        for position, item in enumerate(value):
+            node = Node(item, f"{path}[{position}]", mistakes, ("system_user", "role"))
+            user, role = node.text("system_user", _one_line), node.text("role", _one_line)
+            for key, text in (("system_user", user), ("role", role)):
+                if not text and node.sound:
+                    node.mistake(key, "is missing")
+            if user and role:
+                yield UserMapping(Token(name, True), Token(user, True), Token(role, True))
+
+
+def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake]) -> None:
+    maps = {mapping.map.text for mapping in mappings}
+    for position, rule in enumerate(rules):
+        if rule.type in _PLAIN and rule.method != "reject" and not permissions.plain:
+            mistakes.append(Mistake(rule.path, f"{rule.type} takes connections without encryption; say hostssl, or allow_plain: true"))
+        if rule.method in WEAK and not permissions.weak:
+            mistakes.append(Mistake(rule.path, f"the method {rule.method} proves little; say scram-sha-256, cert or peer, or allow_weak: true"))
+        wanted = rule.option("map")
+        if wanted is not None and not wanted.startswith("/") and wanted not in maps:
+            mistakes.append(Mistake(rule.path, f"there is no map {quoted(wanted)} in ident{nearest(wanted, maps)}"))
+        missing = [("role", token.text.lstrip("+"), set(state.roles)) for token in unknown_roles(rule, state)]
+        missing += [("database", token.text, set(state.databases)) for token in unknown_databases(rule, state)]
+        mistakes.extend(Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing)
+        above = next((each for each in rules[:position] if covers(each, rule)), None)
+        if above is not None:
+            mistakes.append(Mistake(rule.path, f"no connection would reach it: {above.path} takes them all ({above})"))
