@@ -74,7 +74,12 @@ def gather(target: Path, scripts: Sequence[Path]) -> int:
     failed = 0
     for script in scripts:
         print(f"--- {script}", flush=True)
-        done = subprocess.run([sys.executable, str(script)], cwd=ROOT, env={**os.environ, COLLECT: str(collected)}, check=False)
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / '.work' / 'collections'}", COLLECT: str(collected)},
+            check=False,
+        )
         if done.returncode != 0:
             failed += 1
             print(f"{script} ended with {done.returncode}", file=sys.stderr)

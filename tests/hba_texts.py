@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any
 
-if TYPE_CHECKING:
-    import random
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import Contents, read_rules
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reconcile import rules_text
 
 ROLES = ("app", "app_service", "Reader", "wéird", "a b", 'q"q', "all", "+x", "#h", "-", "replicator")
 DATABASES = ("shop", "postgres", "Sh,op", "all", "replication", "sameuser", "a#b", "back\\")
@@ -58,13 +62,13 @@ _NOISE = ' \t\r,#"\\@+/=ab1.é:\v-'
 _BLANKS = (" ", "  ", "\t", " \t ", " \\\n", ",", " , ", "\r ")
 
 
-def text(random: random.Random) -> str:
+def text(random: Random) -> str:
     """A file of one to eight lines, with any ending."""
     lines = [_line(random) for count in range(random.randint(1, 8))]
     return random.choice(("\n", "\n", "\r\n")).join(lines) + random.choice(("\n", "", "\\", "\\\n"))
 
 
-def _line(random: random.Random) -> str:
+def _line(random: Random) -> str:
     kind = random.random()
     if kind < 0.1:
         return "".join(random.choice(_NOISE) for count in range(random.randint(0, 30)))
@@ -81,12 +85,12 @@ def _line(random: random.Random) -> str:
     return random.choice(("", "", " ", "\t")) + blank.join(parts) + random.choice(("", "", " # why", "#why", "\\", " "))
 
 
-def document(random: random.Random) -> list[Any]:
+def document(random: Random) -> list[Any]:
     """A document of rules, most of them sound."""
     return [_rule(random) if random.random() < 0.98 else random.choice((None, 1, "host", [])) for count in range(random.randint(0, 6))]
 
 
-def _rule(random: random.Random) -> dict[str, Any]:
+def _rule(random: Random) -> dict[str, Any]:
     rule: dict[str, Any] = {
         "databases": _names(random, DATABASES),
         "roles": _names(random, ROLES),
@@ -107,8 +111,52 @@ def _rule(random: random.Random) -> dict[str, Any]:
     return rule
 
 
-def _names(random: random.Random, names: tuple[str, ...]) -> Any:
+def _names(random: Random, names: tuple[str, ...]) -> Any:
     found: list[Any] = [random.choice((name, {"name": name})) for name in random.sample(names, random.randint(1, 3))]
     if random.random() < 0.03:
         found.append(random.choice((None, 3, "", {}, "x\ny", "/^a")))
     return found[0] if len(found) == 1 and random.random() < 0.5 else found
+
+
+# What must hold of them
+
+FILE = "/etc/pg/pg_hba.conf"
+IDENT = {"m": [{"system_user": "o", "role": "app"}]}
+
+
+class Files:
+    """Files that are only in memory."""
+
+    def __init__(self, text: str) -> None:
+        self._texts = {FILE: text, **{f"/etc/pg/{name}": content for name, content in FILES.items()}}
+
+    def text(self, path: str) -> str | None:
+        """The text of a file."""
+        return self._texts.get(path)
+
+    def names(self, path: str) -> list[str]:
+        """The names in a directory."""
+        return [name.rpartition("/")[2] for name in self._texts if name.startswith(path)]
+
+
+def read(text: str, major: int) -> Contents:
+    """The rules of a text."""
+    return read_rules(FILE, Files(text), major)
+
+
+def file_survives(seed: int, major: int) -> bool:
+    """Whether a file's rules are the same after a writing."""
+    found = read(text(Random(seed)), major)
+    again = read("".join(f"{rule}\n" for rule in found.rules), major)
+    return again.rules == found.rules and not again.problems
+
+
+def document_survives(seed: int, major: int) -> bool:
+    """Whether a document's rules are those of its file, or it is refused for its mistakes."""
+    state = State(major, dict.fromkeys(ROLES, frozenset({"x"})), frozenset(DATABASES))
+    try:
+        policy = read_policy(document(Random(seed)), IDENT, ["app"], True, Permissions(True, True), state)
+    except PolicyError as error:
+        return bool(error.mistakes)
+    found = read(rules_text(policy.rules), major)
+    return found.rules == list(policy.rules) and not found.problems

@@ -57,7 +57,7 @@ def read_policy(
     first = [Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators") for role in administrators]
     rules = [rule for value, path in root.entries("rules") for rule in _rules(value, path, mistakes, state)]
     rules = [*first, *(rule for rule in rules if rule not in first)]
-    _check_rules(rules, mappings if mappings is not None else state.mappings, permissions, state, mistakes)
+    _check_rules(rules, mappings if mappings is not None else state.mappings, permissions, state, mistakes, path_prefix)
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
     return Policy((*rules, *(_rest() if reject_rest else [])), mappings)
@@ -93,6 +93,8 @@ def _rules(value: Any, path: str, mistakes: list[Mistake], state: State) -> list
     options = tuple(_options(node))
     comment = node.text("comment", _one_line) or ""
     problem = method_problem(kind, method) or options_problem(kind, method, options, state.major)
+    if kind == "local" and method == "ident":
+        problem = "on the Unix socket it is called peer"
     if method == "oauth" and state.major < 18:
         problem = f"PostgreSQL {state.major} does not know oauth, which came with 18"
     if problem:
@@ -220,7 +222,7 @@ def _mappings(root: Node, mistakes: list[Mistake]) -> Iterable[UserMapping]:
                 yield UserMapping(Token(name, True), Token(user, True), Token(role, True))
 
 
-def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake]) -> None:
+def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake], path_prefix: str) -> None:
     maps = {mapping.map.text for mapping in mappings}
     for position, rule in enumerate(rules):
         if rule.type in _PLAIN and rule.method != "reject" and not permissions.plain:
@@ -235,4 +237,4 @@ def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions
         mistakes.extend(Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing)
         above = next((each for each in rules[:position] if covers(each, rule)), None)
         if above is not None:
-            mistakes.append(Mistake(rule.path, f"no connection would reach it: {above.path} takes them all ({above})"))
+            mistakes.append(Mistake(rule.path, f"no connection would reach it: {path_prefix}{above.path} takes them all ({above})"))

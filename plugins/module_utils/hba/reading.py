@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..core.errors import BulwarkError
 from .grammar import Line, Token, parse
 from .model import METHODS, TYPES, Problem, Rule, UserMapping
 
@@ -78,7 +79,7 @@ def _read(path: str, reader: Reader, major: int, contents: Contents, depth: int)
             expanded = expand(line, path, reader)
             if expanded.fields and not (major >= 16 and _include(expanded, path, reader, major, contents, depth)):
                 contents.rules.append(rule_of(expanded, path, major))
-        except LineError as error:
+        except (LineError, BulwarkError) as error:
             contents.problems.append(Problem(path, line.number, str(error)))
 
 

@@ -4,42 +4,12 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.grammar import Token, line_text, parse
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import Contents, read_rules
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reconcile import rules_text
 from tests import hba_texts
-
-FILE = "/etc/pg/pg_hba.conf"
-ALLOWED = Permissions(plain=True, weak=True)
-
-
-class Files:
-    """Files that are only in memory."""
-
-    def __init__(self, text: str) -> None:
-        self._texts = {FILE: text, **{f"/etc/pg/{name}": content for name, content in hba_texts.FILES.items()}}
-
-    def text(self, path: str) -> str | None:
-        """The text of a file."""
-        return self._texts.get(path)
-
-    def names(self, path: str) -> list[str]:
-        """The names in a directory."""
-        return [name.rpartition("/")[2] for name in self._texts if name.startswith(path)]
-
-
-def read(text: str, major: int = 18) -> Contents:
-    """The rules of a text."""
-    return read_rules(FILE, Files(text), major)
 
 
 def fields(text: str) -> list[list[list[str]]]:
@@ -87,28 +57,23 @@ def test_what_is_written_reads_the_same(text: str) -> None:
 
 @given(st.integers(), st.sampled_from((14, 16, 18)))
 def test_rules_are_written_so_that_they_read_the_same(seed: int, major: int) -> None:
-    found = read(hba_texts.text(random.Random(seed)), major)
-    again = read("".join(f"{rule}\n" for rule in found.rules), major)
-    assert again.rules == found.rules
-    assert not again.problems
+    assert hba_texts.file_survives(seed, major)
 
 
 @given(st.integers(), st.sampled_from((14, 16, 18)))
 def test_what_a_document_says_is_what_its_file_says(seed: int, major: int) -> None:
-    state = State(major, dict.fromkeys(hba_texts.ROLES, frozenset({"x"})), frozenset(hba_texts.DATABASES))
-    try:
-        policy = read_policy(hba_texts.document(random.Random(seed)), {"m": [{"system_user": "o", "role": "app"}]}, ["app"], True, ALLOWED, state)
-    except PolicyError:
-        return
-    found = read(rules_text(policy.rules), major)
-    assert found.rules == list(policy.rules)
-    assert not found.problems
+    assert hba_texts.document_survives(seed, major)
 
 
 def test_includes_are_read_where_the_version_knows_them() -> None:
     text = "include more.conf\nlocal @names all peer\n"
-    assert [str(rule) for rule in read(text).rules] == ["local all app peer", "host x y 10.0.0.1/32 scram-sha-256", "local shop,postgres,app all peer"]
-    assert [problem.message for problem in read(text, 15).problems] == ['invalid connection type "include"']
+    rules = [str(rule) for rule in hba_texts.read(text, 18).rules]
+    assert rules == [
+        "local all app peer",
+        "host x y 10.0.0.1/32 scram-sha-256",
+        "local shop,postgres,app all peer",
+    ]
+    assert [problem.message for problem in hba_texts.read(text, 15).problems] == ['invalid connection type "include"']
 
 
 @pytest.mark.parametrize(
@@ -128,7 +93,7 @@ def test_includes_are_read_where_the_version_knows_them() -> None:
     ],
 )
 def test_a_line_that_the_server_refuses_is_a_problem(line: str, message: str) -> None:
-    found = read(f"# heading\n{line}\n")
+    found = hba_texts.read(f"# heading\n{line}\n", 18)
     assert not found.rules
     assert [problem.line for problem in found.problems] == [2]
     assert message in found.problems[0].message

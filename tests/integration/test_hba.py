@@ -1,0 +1,268 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg_hba and pg_hba_info on real servers: files read as the server reads them, questions are answered as it decides, and nobody is locked out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import stat
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import pytest
+
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import LocalFiles
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import read_rules
+from tests import hba_texts, servers
+from tests.hba_agreement import disagreements
+from tests.integration import module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import Server
+
+PASSWORD = "correct horse"  # of a server that lives as long as this test
+ADMINISTRATOR = {"type": "local", "databases": "all", "roles": "postgres", "method": "peer", "options": {"map": "tests"}, "comment": "whoever runs the tests"}
+IDENT = {"tests": [{"system_user": "root", "role": "postgres"}, {"system_user": "/^(.*)$", "role": "postgres"}]}
+
+
+@pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
+def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of this file's own, since its rules are what the tests change."""
+    with servers.running(request.param) as started:
+        started.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE other LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE team; GRANT team TO app")
+        started.psql(f"CREATE DATABASE shop; ALTER ROLE postgres PASSWORD '{PASSWORD}'")
+        yield started
+
+
+@pytest.fixture
+def fresh(mine: Server) -> Server:
+    """The server with the rules that it was made with."""
+    put(mine, servers.HBA, "")
+    return mine
+
+
+def put(server: Server, text: str, ident: str = "") -> None:
+    """Write the files by hand, and have the server load them."""
+    for name, content in (("pg_hba.conf", text), ("pg_ident.conf", ident)):
+        (server.data / name).write_text(content, encoding="utf-8")
+    server.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
+
+
+def run(server: Server, *, check: bool = False, rules: Any = None, **options: Any) -> module.Result:
+    """The module's result. Without rules, those that let the application in."""
+    wanted = [ADMINISTRATOR, {"databases": "shop", "roles": "app", "addresses": "127.0.0.0/8"}] if rules is None else rules
+    return module.run(server, "pg_hba", check=check, diff=True, **{"rules": wanted, "ident": IDENT, **options})
+
+
+def texts(server: Server) -> dict[str, bytes]:
+    """The files as they are."""
+    return {name: (server.data / name).read_bytes() for name in ("pg_hba.conf", "pg_ident.conf")}
+
+
+def applied(server: Server, **options: Any) -> module.Result:
+    """Apply what has something to do: check mode foretells it without touching anything, and a second run finds nothing left."""
+    before = texts(server)
+    foretold = run(server, check=True, **options)
+    assert not foretold.get("failed"), foretold["msg"]
+    assert texts(server) == before
+    done = run(server, **options)
+    assert not done.get("failed"), done["msg"]
+    assert (foretold["changed"], done["changed"]) == (True, True)
+    assert (foretold["diff"], foretold["rules"]) == (done["diff"], done["rules"])
+    for check in (True, False):
+        again = run(server, check=check, **options)
+        assert (again["changed"], again["diff"]["prepared"]) == (False, ""), again
+    return done
+
+
+def refused(server: Server, **options: Any) -> str:
+    """The message of a refusal, which leaves everything as it was; the server still lets its administrator in by the old rules."""
+    before = texts(server)
+    result = run(server, **options)
+    assert result.get("failed"), result
+    assert texts(server) == before
+    assert server.psql("SELECT 1") == "1"
+    return str(result["msg"])
+
+
+def comes_in(server: Server, role: str, database: str, **options: Any) -> bool:
+    """Whether a real connection over TCP, or with host=None through the socket, is let in."""
+    where = {"host": "127.0.0.1", "sslmode": "require", "password": PASSWORD, **options}
+    try:
+        psycopg2.connect(dbname=database, user=role, port=server.port, connect_timeout=5, **where).close()
+    except psycopg2.OperationalError as error:
+        problem = str(error)
+    else:
+        return True
+    assert "pg_hba.conf" in problem or "authentication failed" in problem
+    return False
+
+
+def test_the_rules_are_what_the_document_says(fresh: Server) -> None:
+    done = applied(fresh)
+    assert comes_in(fresh, "app", "shop")
+    assert not comes_in(fresh, "app", "shop", sslmode="disable")
+    assert not comes_in(fresh, "app", "shop", password="wrong")
+    assert not comes_in(fresh, "app", "postgres")
+    assert not comes_in(fresh, "other", "shop")
+    lines = [line for line in (fresh.data / "pg_hba.conf").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert [line.split() for line in lines] == [
+        ["local", "all", "postgres", "peer", "map=tests"],
+        ["hostssl", "shop", "app", "127.0.0.0/8", "scram-sha-256"],
+        ["local", "all,replication", "all", "reject"],
+        ["host", "all,replication", "all", "all", "reject"],
+    ]
+    assert "+ hostssl shop app 127.0.0.0/8 scram-sha-256" in done["diff"]["prepared"]
+    assert "- host all all 127.0.0.1/32 scram-sha-256" in done["diff"]["prepared"]
+
+
+def test_the_files_keep_their_owner_and_mode(fresh: Server) -> None:
+    path = fresh.data / "pg_hba.conf"
+    path.chmod(0o640)
+    before = path.stat()
+    applied(fresh)
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (before.st_uid, before.st_gid, 0o640)
+
+
+def test_whoever_applies_is_not_locked_out(fresh: Server) -> None:
+    assert 'would lock out "postgres"' in refused(fresh, rules=[{"databases": "shop", "roles": "app", "addresses": "samenet"}])
+    assert "no rule is for it" in refused(fresh, rules=[], reject_rest=False)
+    assert "local all,replication all reject" in refused(fresh, rules=[])
+    assert "map it in ident" in refused(fresh, rules=[{"type": "local", "databases": "all", "roles": "all"}])
+    over_tcp = {"login_unix_socket": None, "login_host": "127.0.0.1", "login_password": PASSWORD, "ssl_mode": "require"}
+    assert "from 127.0.0.1 with TLS" in refused(fresh, **over_tcp)
+    by_name = [{"databases": "all", "roles": "all", "addresses": "db.example.org"}, {"databases": "all", "roles": "all", "addresses": "127.0.0.0/8"}]
+    assert "only the server can look up" in refused(fresh, rules=by_name, **over_tcp)
+    asks = [{"type": "local", "databases": "all", "roles": "all", "method": "scram-sha-256"}]
+    assert "login_password is not given" in refused(fresh, rules=asks)
+
+
+def test_rules_under_which_no_connection_comes_in_are_put_back(fresh: Server) -> None:
+    """What cannot be foreseen: an expression that is not for who runs this."""
+    nobody = {"tests": [{"system_user": "/^nobody at all$", "role": "postgres"}]}
+    message = refused(fresh, ident=nobody)
+    assert "a new connection does not come in" in message
+    assert comes_in(fresh, "other", "postgres", sslmode="disable")
+    assert run(fresh, check=True)["changed"] is True
+
+
+def test_what_only_the_server_refuses_is_put_back(fresh: Server) -> None:
+    rules = [ADMINISTRATOR, {"databases": "shop", "roles": "app", "addresses": "10.0.0.0/8", "method": "bsd"}]
+    message = refused(fresh, rules=rules)
+    assert "would not take the rules" in message
+    assert "not supported by this build" in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "place", "message"),
+    [
+        ({"roles": "ap", "databases": "shop", "addresses": "samenet"}, "pg_hba_rules[1]", 'has no role "ap" (did you mean "app"?)'),
+        ({"roles": "+temm", "databases": "shop", "addresses": "samenet"}, "pg_hba_rules[1]", 'has no role "temm"'),
+        ({"roles": "app", "databases": ["shop", "shpo"], "addresses": "samenet"}, "pg_hba_rules[1]", 'has no database "shpo"'),
+        ({"roles": "app", "databases": "shop", "addresses": "10.1.2.3/8"}, "pg_hba_rules[1].addresses", "did you mean 10.0.0.0/8"),
+        ({"roles": "app", "databases": "shop", "addresses": ["samenet", "10.0.0.0/40"]}, "pg_hba_rules[1].addresses[1]", "from 0 to 32"),
+        ({"roles": "app", "databases": "shop"}, "pg_hba_rules[1].addresses", "is missing"),
+        ({"roles": "app", "databases": "shop", "addresses": []}, "pg_hba_rules[1].addresses", "is empty"),
+        ({"roles": "app", "addresses": "samenet"}, "pg_hba_rules[1].databases", "is missing"),
+        ({"roles": 5, "databases": "shop", "addresses": "samenet"}, "pg_hba_rules[1].roles", "must be a name, not the number 5 (quote it)"),
+        (
+            {"roles": "app", "databases": "shop", "addresses": "samenet", "method": "scram"},
+            "pg_hba_rules[1].method",
+            "is not accepted; accepted: trust, reject, scram-sha-256",
+        ),
+        ({"roles": "app", "databases": "shop", "addresses": "samenet", "method": "peer"}, "pg_hba_rules[1].method", "only supported on local"),
+        ({"roles": "app", "databases": "shop", "addresses": "samenet", "method": "md5"}, "pg_hba_rules[1]", "allow_weak"),
+        ({"roles": "app", "databases": "shop", "addresses": "samenet", "type": "host"}, "pg_hba_rules[1]", "allow_plain"),
+        ({"roles": "app", "databases": "shop", "addresses": "samenet", "options": {"map": "tets"}, "method": "cert"}, "pg_hba_rules[1]", 'no map "tets"'),
+        ({"roles": "app", "databases": "shop", "addresses": "samenet", "options": {"mop": "x"}}, "pg_hba_rules[1].method", "unrecognized"),
+        ({"roles": "postgres", "databases": "shop", "type": "local", "method": "reject"}, "pg_hba_rules[1]", "no connection would reach it: pg_hba_rules[0]"),
+        ({"rols": "app"}, "pg_hba_rules[1].rols", 'did you mean "roles"'),
+        ("host all all all trust", "pg_hba_rules[1]", "must be a mapping"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(fresh: Server, rule: Any, place: str, message: str) -> None:
+    result = run(fresh, rules=[ADMINISTRATOR, rule], path_prefix="pg_hba_")
+    assert result.get("failed"), result
+    told = {mistake["path"]: mistake["message"] for mistake in result["mistakes"]}
+    assert message in told[place]
+    assert texts(fresh)["pg_hba.conf"] == servers.HBA.encode()
+
+
+def test_names_of_an_earlier_task_are_expected_in_check_mode(fresh: Server) -> None:
+    rules = [ADMINISTRATOR, {"databases": "later", "roles": "newcomer", "addresses": "samenet"}]
+    result = run(fresh, check=True, rules=rules, expected_roles=["newcomer"], expected_databases=["later"])
+    assert result["changed"] is True
+
+
+def test_a_file_that_was_never_loaded_is_loaded(fresh: Server) -> None:
+    applied(fresh)
+    path = fresh.data / "pg_hba.conf"
+    os.utime(path)
+    info = module.run(fresh, "pg_hba_info")
+    assert info["stale"] == [str(path)]
+    assert [finding["code"] for finding in info["lint"]][:1] == ["not_loaded"]
+    done = applied(fresh)
+    assert "reload" in done["diff"]["prepared"]
+    assert module.run(fresh, "pg_hba_info")["stale"] == []
+
+
+def test_a_standby_has_rules_of_its_own(fresh: Server) -> None:
+    standby = fresh.make_standby()
+    try:
+        done = applied(standby)
+        assert done["in_recovery"] is True
+        assert texts(fresh)["pg_hba.conf"] == servers.HBA.encode()
+    finally:
+        standby.remove()
+
+
+def test_the_linter_finds_what_is_wrong(fresh: Server) -> None:
+    text = servers.HBA + (
+        "host all all 0.0.0.0/0 md5\nhostssl shop ghost 10.0.0.0/8 scram-sha-256\nhostssl nowhere app 10.1.0.0/16 password\n"
+        "hostssl shop app 127.0.0.1/32 cert\nhostnossl shop app 10.0.0.0/24 ident\nhots all all all trust\n"
+    )
+    put(fresh, text)
+    found = {(finding["line"], finding["code"]) for finding in module.run(fresh, "pg_hba_info")["lint"]}
+    expected = {
+        (1, "trust"), (4, "plain"), (5, "md5"), (5, "plain"), (5, "wide"), (5, "everybody"), (6, "missing_role"), (6, "shadowed"), (6, "wide"),
+        (7, "missing_database"), (7, "password"), (8, "shadowed"), (9, "ident"), (9, "plain"), (10, "unreadable"),
+    }  # fmt: skip
+    assert expected <= found
+    assert {code for line, code in found if line == 3} == {"everybody"}
+
+
+def test_files_are_read_as_the_server_reads_them(fresh: Server) -> None:
+    for name, content in hba_texts.FILES.items():
+        (fresh.data / name).write_text(content, encoding="utf-8")
+    seeds = range(int(os.environ.get("BULWARK_EXAMPLES", "100")))
+    assert disagreements(fresh, [hba_texts.text(random.Random(seed)) for seed in seeds]) == []
+    assert read_rules(str(fresh.data / "pg_hba.conf"), LocalFiles(), fresh.major).files
+
+
+def _random_rules(chance: random.Random, major: int) -> str:
+    """Rules of which each lets in or rejects, so that a connection shows which came first."""
+    names = ["all", "app", "other", "+team", '"all"', "app,other", *(['"/^a.p$"', "/er$"] if major >= 16 else [])]
+    databases = ["all", "shop", "postgres", "sameuser", '"all"', "shop,postgres", *(["/^sh"] if major >= 16 else [])]
+    lines = ["local all postgres trust", "host postgres postgres 127.0.0.0/8 trust"]
+    for _count in range(chance.randint(3, 8)):
+        kind = chance.choice(("local", "host", "hostssl", "hostnossl"))
+        address = "" if kind == "local" else chance.choice(("all", "127.0.0.1/32", "127.0.0.0 255.0.0.0", "::1/128", "0.0.0.0/0", "10.0.0.0/8", "samehost"))
+        lines.append(f"{kind} {chance.choice(databases)} {chance.choice(names)} {address} {chance.choice(('trust', 'reject'))}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_questions_are_answered_as_the_server_decides(fresh: Server, seed: int) -> None:
+    put(fresh, _random_rules(random.Random(seed), fresh.major))
+    cases = list(itertools.product(("app", "other"), ("shop", "postgres"), (None, "127.0.0.1"), (True, False)))
+    questions = [{"role": role, "database": name, "address": address, "encrypted": encrypted} for role, name, address, encrypted in cases]
+    answers = module.run(fresh, "pg_hba_info", questions=questions)["answers"]
+    for answer in answers:
+        where = {"host": fresh.host} if answer["address"] is None else {"sslmode": "require" if answer["encrypted"] else "disable"}
+        assert answer["certain"], answer
+        assert comes_in(fresh, answer["role"], answer["database"], **where) is answer["allowed"], answer
