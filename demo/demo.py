@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -51,6 +52,7 @@ class Probe:
     before: str
     after: str
     database: str = "shop"
+    sslmode: str = "require"
 
 
 PROBES = (
@@ -77,6 +79,8 @@ PROBES = (
     Probe("analyst", "SELECT id, country FROM app.users", ALLOWED, ALLOWED),
     Probe("analyst", "SELECT email FROM app.users", ALLOWED, REFUSED),
     Probe("analyst", "UPDATE app.user_profiles SET phone = NULL", ALLOWED, REFUSED),
+    Probe("app_service", "SELECT 'without TLS'", ALLOWED, REFUSED, sslmode="disable"),
+    Probe("readonly_user", "SELECT 'without TLS'", ALLOWED, REFUSED, sslmode="disable"),
     Probe("old_reporter", "SELECT * FROM app.report_2025", ALLOWED, REFUSED),
 )
 
@@ -143,7 +147,7 @@ def recap(output: str) -> str:
 
 def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple[str, str]:
     """What comes of a probe, and the reason of a refusal. With a password over TCP, without one over the unix socket."""
-    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "127.0.0.1", "PGPASSWORD": password, "PGSSLMODE": "require"}
+    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "127.0.0.1", "PGPASSWORD": password, "PGSSLMODE": probe.sslmode}
     done = subprocess.run(
         [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-f", "-"],
         input=f"BEGIN;\n{probe.sql};\nROLLBACK;\n", capture_output=True, text=True, encoding="utf-8", check=False,
@@ -155,7 +159,7 @@ def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple
     if error and error[1] == PERMISSION_DENIED:
         return REFUSED, error[2]
     fatal = re.search(r"FATAL:  (.*)", done.stderr)
-    if fatal and re.search(r"password authentication failed|permission denied|does not exist|not permitted", fatal[1]):
+    if fatal and re.search(r"password authentication failed|permission denied|does not exist|not permitted|pg_hba.conf rejects", fatal[1]):
         return REFUSED, fatal[1]
     raise DemoError(f"psql as {probe.role}: {probe.sql}\n{done.stderr}")
 
@@ -194,6 +198,12 @@ def try_all(server: servers.Server, probes: tuple[Probe, ...], passwords: Mappin
     return outcomes
 
 
+def rules(server: servers.Server) -> str:
+    """The rules of pg_hba.conf without its comments."""
+    lines = (server.data / "pg_hba.conf").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if line and not line.startswith("#"))
+
+
 def changed_words(plan: str) -> str:
     """The plan, with the objects that got a new owner counted in one line."""
     owners = re.findall(r"^  (?!schema|\d).*: (owner \S+ -> \S+)$\n", plan, re.MULTILINE)
@@ -218,7 +228,8 @@ def demonstrate(server: servers.Server) -> None:
     """Everything, with the server started."""
     passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
     write_private("passwords.yml", {"pg_users_passwords": passwords})
-    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port})
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_account": account})
 
     rows = load(server)
     say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")
@@ -236,7 +247,7 @@ def demonstrate(server: servers.Server) -> None:
     say("3. harden.yml")
     first = recap(playbook(HARDEN, "2-harden.log", "--diff"))
     say(f"    {first}")
-    server.psql(NEW_TABLE, db="shop", user="migration_user")
+    server.psql(f"SET ROLE migration_user; {NEW_TABLE}", db="shop")
     say("    migration_user makes a table, app.coupons")
 
     say("4. harden.yml again")
@@ -259,6 +270,8 @@ def demonstrate(server: servers.Server) -> None:
 
     say("\nSettings of the server, the baseline and the policy's own: conf.d/bulwark.conf holds each with its reason, for example\n")
     say(textwrap.indent("\n".join(f"{name} = {value}" for name, value in settings.items()), "  "))
+    say("\nWho comes in, from where and how: the whole pg_hba.conf\n")
+    say(textwrap.indent(rules(server), "  "))
     say("\nWhat was changed\n")
     say(textwrap.indent(changed_words(plan), "  "))
     say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with the new passwords)\n")
