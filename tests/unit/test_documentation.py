@@ -12,11 +12,15 @@ import pytest
 import yaml
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import read_policy as read_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")])
 POLICY = ROOT / "demo" / "inventory" / "group_vars" / "postgresql" / "policy.yml"
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("pg_*.py"))
 PREFIX = "pg_users_"
 PARTS = ("roles", "profiles", "grants", "databases")
 
@@ -63,9 +67,29 @@ def test_the_policies_of_the_pages_are_valid(place: str, document: dict[str, Any
     assert policy.roles or policy.databases or policy.grants, place
 
 
+def rules() -> list[tuple[str, list[Any], Any]]:
+    """Every example that has rules for connections: its place, the rules, and the maps."""
+    found = []
+    for page in PAGES:
+        for number, block in enumerate(yaml_blocks(page), start=1):
+            content = yaml.safe_load(block)
+            if isinstance(content, dict) and "pg_hba_rules" in content:
+                found.append((f"{name_of(page)} example {number}", content["pg_hba_rules"], content.get("pg_hba_ident")))
+    return found
+
+
+@pytest.mark.parametrize(("place", "document", "ident"), rules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_rules_of_the_pages_are_valid(place: str, document: list[Any], ident: Any) -> None:
+    """The engine accepts each on a server that has the roles and databases of the pages."""
+    names = ("app_service", "migration_user", "readonly_user", "exporter", "replicator")
+    state = State(18, dict.fromkeys(names, frozenset()), frozenset({"shop", "postgres"}))
+    assert len(read_rules(document, ident, (), True, Permissions(), state).rules) > len(document), place
+
+
 def test_the_pages_have_policies() -> None:
     """The test above has something to test."""
     assert len(policies()) >= 10
+    assert len(rules()) >= 2
 
 
 def anchors(page: Path) -> set[str]:
@@ -93,7 +117,7 @@ def test_the_variables_of_the_pages_exist(page: Path) -> None:
     """A variable or result that a page names is one of a role, or one of the playbook."""
     text = page.read_text(encoding="utf-8")
     for role in ROLES:
-        known = {*specification(role), f"{role}_result"}
+        known = {*specification(role), f"{role}_result", *MODULES}
         assert set(re.findall(rf"\b{role}_\w+", text)) - known == set()
     playbook = (ROOT / "playbooks" / "harden.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"\bbulwark_(?!postgresql)\w+\b(?!\*)", text)) - set(re.findall(r"\bbulwark_\w+", playbook)) == set()
