@@ -117,7 +117,7 @@ def test_the_variables_of_the_pages_exist(page: Path) -> None:
     """A variable or result that a page names is one of a role, or one of the playbook."""
     text = page.read_text(encoding="utf-8")
     for role in ROLES:
-        known = {*specification(role), f"{role}_result", *MODULES}
+        known = {*specification(role), f"{role}_result", *MODULES, "pg_hba_file_rules"}
         assert set(re.findall(rf"\b{role}_\w+", text)) - known == set()
     playbook = (ROOT / "playbooks" / "harden.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"\bbulwark_(?!postgresql)\w+\b(?!\*)", text)) - set(re.findall(r"\bbulwark_\w+", playbook)) == set()
