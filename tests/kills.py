@@ -60,11 +60,14 @@ def apply(server: Server, what: Sequence[tuple[str, dict[str, Any]]]) -> list[mo
 def campaign(server: Server, count: int, chance: random.Random) -> Outcome:
     """So many kills, each of a run that has something to do, at any moment of it."""
     outcome = Outcome()
+    apply(server, steps(0))
     begin = time.monotonic()
-    assert not any(result.get("failed") for result in apply(server, steps(0)))
+    assert not any(result.get("failed") for result in apply(server, steps(1)))
     duration = time.monotonic() - begin
-    for turn in range(1, count + 1):
-        if _killed(server, turn, chance.uniform(0, duration * 1.1)):
+    turn = 1
+    while outcome.killed < count:
+        turn += 1
+        if _killed(server, turn, chance.uniform(0, duration)):
             outcome.killed += 1
         else:
             outcome.finished += 1
