@@ -57,9 +57,23 @@ def stages() -> list[Stage]:
         Stage("shellcheck", "lint", "shell scripts", (("shellcheck", "-x", *_shell_scripts()),), needs=("shellcheck",)),
         Stage("reuse", "lint", "every file states its license", (("reuse", "lint", "--lines"),)),
         Stage("changelog", "lint", "changelog fragments", (("scripts/in-copy", "docs", "antsibull-changelog", "lint"),)),
-        Stage("docs", "lint", "documentation of modules and roles", (
-            ("scripts/in-copy", "docs", "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs=dependent",
-             "--disallow-unknown-collection-refs", "."),)),
+        Stage(
+            "docs",
+            "lint",
+            "documentation of modules and roles",
+            (
+                (
+                    "scripts/in-copy",
+                    "docs",
+                    "antsibull-docs",
+                    "lint-collection-docs",
+                    "--plugin-docs",
+                    "--validate-collection-refs=dependent",
+                    "--disallow-unknown-collection-refs",
+                    ".",
+                ),
+            ),
+        ),
         Stage("role-pages", "lint", "docs/roles is up to date", (("python", "scripts/role_pages.py", "--check"),)),
         Stage("ansible-lint", "lint", "profile production, nothing skipped", (("scripts/in-copy", "lint", "ansible-lint", "--offline"),)),
         Stage("unit", "unit", "the engine, without a server", ((*pytest, "tests/unit"),)),
@@ -86,7 +100,13 @@ def _run(command: tuple[str, ...]) -> tuple[int, str]:
     """Run a command; its exit code and the last line that it wrote to standard error."""
     last = ""
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -20,8 +20,23 @@ SCRATCH = ROOT / ".work" / "tarball"
 
 # What a user of the collection gets, and nothing else.
 CONTENT = {
-    "CHANGELOG.md", "CHANGELOG.rst", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "FILES.json", "LICENSE", "LICENSES", "MANIFEST.json", "README.md",
-    "REUSE.toml", "changelogs", "docs", "examples", "meta", "playbooks", "plugins", "roles",
+    "CHANGELOG.md",
+    "CHANGELOG.rst",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "FILES.json",
+    "LICENSE",
+    "LICENSES",
+    "MANIFEST.json",
+    "README.md",
+    "REUSE.toml",
+    "changelogs",
+    "docs",
+    "examples",
+    "meta",
+    "playbooks",
+    "plugins",
+    "roles",
 }
 
 VARIABLES = {
@@ -65,8 +80,13 @@ def build() -> Path:
 def harden(server: Server) -> int:
     """Run the installed playbook; how many tasks changed something."""
     variables = {
-        **VARIABLES, "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "bulwark_become": False,
-        "bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "bulwark_login_user": server.superuser,
+        **VARIABLES,
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "bulwark_become": False,
+        "bulwark_login_unix_socket": server.host,
+        "bulwark_login_port": server.port,
+        "bulwark_login_user": server.superuser,
     }
     inventory = SCRATCH / "inventory.json"
     inventory.write_text(json.dumps({"postgresql": {"hosts": {"server": variables}}}), encoding="utf-8")

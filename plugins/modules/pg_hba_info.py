@@ -85,7 +85,7 @@ lint:
   sample:
     - {code: trust, severity: high, message: "lets in whoever claims the name, without a password", rule: local all all trust, file: /srv/pg_hba.conf, line: 9}
 answers:
-  description: One for each question, in their order. RV(answers[].encryption) is V(required), V(optional), V(refused) or V(no connection).
+  description: One for each question, in their order. C(encryption) is V(required), V(optional), V(refused) or V(no connection).
   returned: success
   type: list
   elements: dict

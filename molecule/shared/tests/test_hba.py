@@ -30,7 +30,8 @@ def test_the_socket_is_the_administrators(host: Any, role: str) -> None:
 
 
 def test_no_standby_comes_in(host: Any) -> None:
-    result = host.run('PGPASSFILE=/root/pgpass psql -Xq --no-password "host=127.0.0.1 user=app_service dbname=shop replication=true" --command="IDENTIFY_SYSTEM"')
+    connection = "host=127.0.0.1 user=app_service dbname=shop replication=true"
+    result = host.run(f"PGPASSFILE=/root/pgpass psql -Xq --no-password '{connection}' --command=IDENTIFY_SYSTEM")
     assert result.rc != 0
     assert "pg_hba.conf rejects replication connection" in result.stderr
 
