@@ -25,6 +25,7 @@ description:
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
+  - bulwark.postgresql.patroni
 options:
   settings:
     description:
@@ -47,9 +48,11 @@ options:
   method:
     description:
       - V(file) writes the file, V(alter_system) uses ALTER SYSTEM, which is never exact because nobody knows whose its settings are.
-      - V(auto) takes the file where the server is on this host, and else ALTER SYSTEM.
+      - V(patroni) writes Patroni's dynamic configuration, for all members of its cluster. The names that the document has set are kept there, under the key
+        C(bulwark), so that it is exact.
+      - V(auto) takes Patroni where it runs the server, else the file where the server is on this host, and else ALTER SYSTEM.
     type: str
-    choices: [auto, file, alter_system]
+    choices: [auto, file, alter_system, patroni]
     default: auto
   overrides:
     description:
@@ -169,6 +172,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, plan, waiting
 
 if TYPE_CHECKING:
@@ -180,16 +184,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "settings": {"type": "dict", "default": {}},
     "baseline": {"type": "str", "choices": ["default", "none"], "default": "none"},
     "name": {"type": "str", "default": "bulwark"},
-    "method": {"type": "str", "choices": ["auto", "file", "alter_system"], "default": "auto"},
+    "method": {"type": "str", "choices": ["auto", "file", "alter_system", "patroni"], "default": "auto"},
     "overrides": {"type": "str", "choices": ["refuse", "reset"], "default": "refuse"},
     "path_prefix": {"type": "str", "default": ""},
+    **PATRONI_OPTIONS,
 }
 
 
 def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
-    options = Options(method=params["method"], overrides=params["overrides"], name=params["name"])
+    patroni = Patroni(params["patroni_url"], params["patroni_user"], params["patroni_password"], params["patroni_ca_cert"])
+    options = Options(method=params["method"], overrides=params["overrides"], name=params["name"], patroni=patroni)
     try:
         planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])
     except OutOfReachError as error:
@@ -199,7 +205,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         return {"changed": False, "skipped_reason": str(error), "msg": f"skipped: {error}", "restart_required": False, "pending_restart": []}
     changed = bool(planned)
     if changed and not module.check_mode:
-        apply(server, planned, lambda command: module.run_command(command, cwd="/")[::2])
+        apply(server, planned, lambda command: module.run_command(command, cwd="/")[::2], patroni)
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
     count = len(planned.differences)
     done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"

@@ -13,7 +13,9 @@ from ..core.database import StatementError
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
 from ..core.files import make_directory, read_text, reload, remove, replaced, write_text
+from ..core.patroni import Patroni
 from ..core.statements import compose, identifier, listed, literal
+from .by_patroni import Change, apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
 from .policy import read_policy
 from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, overrides
@@ -42,11 +44,12 @@ class OutOfReachError(BulwarkError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to apply. method: auto, file or alter_system. overrides: refuse or reset. name: of the file, without its ending."""
+    """How to apply. method: auto, file, alter_system or patroni. overrides: refuse or reset. name: of the file, without its ending."""
 
     method: str = "auto"
     overrides: str = "refuse"
     name: str = "bulwark"
+    patroni: Patroni | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Planned:
     texts: Mapping[str, str]
     differences: tuple[Difference, ...]
     overridden: tuple[Override, ...]
+    change: Change | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.overridden or (self.method == "alter_system" and self.differences))
+        return bool(self.texts or self.overridden or self.change or (self.method == "alter_system" and self.differences))
 
     @property
     def resets(self) -> tuple[str, ...]:
@@ -84,8 +88,9 @@ class Planned:
     def diff(self) -> str:
         """The changes as a person reads them."""
         lines = [f"  {each.line()}" for each in self.differences] + [f"  {name}: ALTER SYSTEM RESET" for name in self.resets]
-        heading = f"settings in {self.file}" if self.file else "settings by ALTER SYSTEM"
-        return "\n".join([heading, *lines]) + "\n" if lines else f"{heading}\n  comments\n" if self.texts else ""
+        headings = {"patroni": "settings in Patroni's dynamic configuration", "alter_system": "settings by ALTER SYSTEM"}
+        heading = headings.get(self.method, f"settings in {self.file}")
+        return "\n".join([heading, *lines]) + "\n" if lines else f"{heading}\n  comments\n" if self else ""
 
 
 def plan(server: Server, document: Any, baseline: str, options: Options, path_prefix: str) -> Planned:
@@ -95,14 +100,19 @@ def plan(server: Server, document: Any, baseline: str, options: Options, path_pr
         state = read_state(database, facts)
     method = _method(options.method, facts)
     policy = read_policy(document, baseline, state, path_prefix)
+    if method == "patroni":
+        policy, changed, change = plan_patroni(policy, state, options.name, options.patroni or Patroni(), path_prefix)
+        return Planned(method, policy, state, facts, None, {}, changed, (), change)
     if method == "alter_system":
         return _plan_alter_system(policy, state, facts)
     return _plan_file(policy, state, facts, options)
 
 
 def _method(asked: str, facts: ClusterFacts) -> str:
-    if facts.patroni:
-        raise OutOfReachError("Patroni runs this server and writes its configuration: put the settings into its dynamic configuration (patronictl edit-config)")
+    if facts.patroni and asked in ("auto", "patroni"):
+        return "patroni"
+    if facts.patroni or asked == "patroni":
+        raise OutOfReachError("Patroni runs this server and writes its configuration: method patroni" if facts.patroni else "Patroni does not run this server")
     if asked == "auto":
         asked = "file" if facts.local and facts.superuser else "alter_system"
     if asked == "alter_system" and not facts.superuser:
@@ -160,10 +170,12 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
     return Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
 
 
-def apply(server: Server, planned: Planned, run_command: RunCommand) -> None:
+def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni | None = None) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     with server.connect() as database:
-        if planned.method == "alter_system":
+        if planned.change is not None:
+            apply_patroni(server, patroni or Patroni(), planned.change, planned.policy, planned.facts)
+        elif planned.method == "alter_system":
             _alter_system(server, database, planned)
         else:
             _write(server, database, planned, run_command)

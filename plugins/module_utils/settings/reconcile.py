@@ -109,16 +109,16 @@ def differences(policy: Policy, state: State, ours: str) -> tuple[Difference, ..
     found = []
     for wanted in policy.wanted:
         definition = state.definitions.get(wanted.name)
-        after = _shown(definition, wanted.value, wanted.name)
-        if wanted.name in in_ours and _shown(definition, in_ours[wanted.name], wanted.name) == after:
+        after = shown(definition, wanted.value, wanted.name)
+        if wanted.name in in_ours and shown(definition, in_ours[wanted.name], wanted.name) == after:
             continue
         winner = _winner(state, wanted.name)
         before = winner.value if winner else definition.setting if definition else None
-        shown = _shown(definition, before, wanted.name) if before is not None else None
-        found.append(Difference(wanted.name, shown, after, definition.context if definition else "user"))
+        was = shown(definition, before, wanted.name) if before is not None else None
+        found.append(Difference(wanted.name, was, after, definition.context if definition else "user"))
     names = {wanted.name for wanted in policy.wanted}
     gone = [name for name in in_ours if name not in names]
-    found += [Difference(name, _shown(state.definitions.get(name), in_ours[name], name), None, _context(state, name)) for name in gone]
+    found += [Difference(name, shown(state.definitions.get(name), in_ours[name], name), None, _context(state, name)) for name in gone]
     return tuple(sorted(found, key=lambda each: each.name))
 
 
@@ -132,7 +132,8 @@ def _winner(state: State, name: str) -> Entry | None:
     return found[-1] if found else None
 
 
-def _shown(definition: Definition | None, value: Value, name: str) -> str:
+def shown(definition: Definition | None, value: Value, name: str) -> str:
+    """The value as people read it."""
     return as_text(name, value) if definition is None else readable(definition, value)
 
 

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Patroni's REST interface: its dynamic configuration, which all members of a cluster share, and what a member says of itself.
+
+Source: the chapters "Patroni REST API" and "Dynamic Configuration Settings" of Patroni's documentation.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+
+from ansible.module_utils.urls import open_url
+
+from .errors import BulwarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_URL = "http://localhost:8008"
+
+# The options of modules that talk to Patroni.
+PATRONI_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "patroni_url": {"type": "str", "default": DEFAULT_URL},
+    "patroni_user": {"type": "str"},
+    "patroni_password": {"type": "str", "no_log": True},
+    "patroni_ca_cert": {"type": "path"},
+}
+
+_TIMEOUT = 10  # seconds
+
+
+class Patroni:
+    """One member's REST interface. Each method raises BulwarkError that says what to look at."""
+
+    def __init__(self, url: str = DEFAULT_URL, user: str | None = None, password: str | None = None, ca_cert: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        # Sent with the first request, since Patroni's answer to one without is no challenge that urllib knows.
+        self._login: dict[str, Any] = {"url_username": user, "url_password": password, "force_basic_auth": True} if user else {}
+        self._ca_cert = ca_cert
+
+    def config(self) -> dict[str, Any]:
+        """The dynamic configuration."""
+        return self._ask("GET", "/config")
+
+    def patch(self, changes: Mapping[str, Any]) -> None:
+        """Change the dynamic configuration: mappings are merged, a value of None removes its key."""
+        self._ask("PATCH", "/config", changes)
+
+    def status(self) -> dict[str, Any]:
+        """What the member says of itself: state, role, pending_restart."""
+        return self._ask("GET", "/patroni")
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = open_url(self.url + path, data=data, method=method, headers=headers, timeout=_TIMEOUT, ca_path=self._ca_cert, **self._login)
+            found = json.loads(answer.read())
+        except HTTPError as error:
+            raise BulwarkError(self._refused(method, path, error.code)) from None
+        except (URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise BulwarkError(f"Patroni does not answer at {self.url}: {reason}; say where it does (patroni_url)") from None
+        except ValueError:
+            raise BulwarkError(f"what answers at {self.url} is not Patroni: {path} is no JSON") from None
+        if not isinstance(found, dict):
+            raise BulwarkError(f"what answers at {self.url} is not Patroni: {path} is no mapping")
+        return found
+
+    def _refused(self, method: str, path: str, code: int) -> str:
+        why = {
+            401: "it wants a user and a password (patroni_user, patroni_password)",
+            403: "it does not let this user, or this address, change anything (restapi.allowlist)",
+            404: "it does not know that; is this Patroni?",
+            503: "it has no configuration to give: look at its cluster (patronictl list)",
+        }
+        return f"Patroni at {self.url} answers {method} {path} with {code}: {why.get(code, 'look at its log')}"

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings in Patroni's dynamic configuration, which all members of the cluster get. Which of them are ours stands there, too."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BulwarkError, Mistake, PolicyError
+from ..core.parameters import split_setting
+from .catalog import read_state
+from .reconcile import Difference, shown
+from .values import as_text, same
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..core.database import Server
+    from ..core.facts import ClusterFacts
+    from ..core.patroni import Patroni
+    from .model import Policy, State, Wanted
+
+# Patroni ignores what its dynamic configuration says of these, or needs them as they are.
+_PATRONIS_OWN = frozenset({"archive_cleanup_command", "cluster_name", "hot_standby", "listen_addresses", "port", "primary_conninfo", "primary_slot_name",
+                           "promote_trigger_file", "recovery_target", "restore_command", "unix_socket_directories", "wal_log_hints"})  # fmt: skip
+
+_KEY = "bulwark"  # Patroni keeps keys that it does not know
+_PAUSE = 0.2  # seconds between two looks at the server
+
+
+@dataclass(frozen=True)
+class Change:
+    """What PATCH will send, and what undoes it. gone: the settings that leave the configuration, with what they were there."""
+
+    patch: Mapping[str, Any]
+    undo: Mapping[str, Any]
+    gone: Mapping[str, str]
+    patience: float  # seconds until each member has heard of it
+
+
+def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str) -> tuple[Policy, tuple[Difference, ...], Change | None]:
+    """What has to change in the dynamic configuration. Raises PolicyError for what is Patroni's own, BulwarkError."""
+    asked = [wanted for wanted in policy.wanted if not wanted.path.startswith("baseline.")]
+    mistakes = [Mistake(each.path, f"{each.name} is Patroni's own to set (its configuration file)") for each in asked if each.name in _PATRONIS_OWN]
+    if mistakes:
+        raise PolicyError(mistakes, path_prefix)
+    config = patroni.config()
+    there: dict[str, Any] = (config.get("postgresql") or {}).get("parameters") or {}
+    documents: dict[str, Any] = config.get(_KEY) or {}
+    owned = [str(each) for each in documents.get(name) or []]
+    policy = replace(policy, wanted=tuple(_with_theirs(each, there) for each in policy.wanted if each.name not in _PATRONIS_OWN))
+    found = [*_wanted(policy, state, there), *_gone(policy, state, there, owned)]
+    names = [each.name for each in policy.wanted]
+    if not found and names == owned:
+        return policy, (), None
+    values = {each.name: as_text(each.name, each.value) for each in policy.wanted}
+    changed = {each.name: values.get(each.name) for each in found}
+    patch = {"postgresql": {"parameters": changed}, _KEY: {name: names or None}}
+    undo = {"postgresql": {"parameters": {each: there.get(each) for each in changed}}, _KEY: {name: owned or None}}
+    gone = {each.name: _text(there[each.name]) for each in found if each.name not in values}
+    return policy, tuple(sorted(found, key=lambda each: each.name)), Change(patch, undo, gone, 10 + 2 * float(config.get("loop_wait") or 10))
+
+
+def _with_theirs(wanted: Wanted, there: Mapping[str, Any]) -> Wanted:
+    """Libraries that somebody else has in the configuration stay."""
+    if wanted.name != "shared_preload_libraries" or not isinstance(wanted.value, tuple):
+        return wanted
+    found = split_setting(wanted.name, str(there.get(wanted.name) or ""))
+    first = found if isinstance(found, tuple) else ()
+    return replace(wanted, value=(*first, *(item for item in wanted.value if item not in first)))
+
+
+def _text(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[Difference]:
+    found = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        before = _text(there[wanted.name]) if wanted.name in there else None
+        equal = before is not None and (same(definition, before, wanted.value) if definition else before == as_text(wanted.name, wanted.value))
+        if not equal:
+            was = before if before is not None else definition.setting if definition else None
+            told = None if was is None else shown(definition, was, wanted.name)
+            found.append(Difference(wanted.name, told, shown(definition, wanted.value, wanted.name), definition.context if definition else "user"))
+    return found
+
+
+def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[str]) -> list[Difference]:
+    names = {each.name for each in policy.wanted}
+    left = [name for name in owned if name not in names and name in there]
+    return [Difference(name, _text(there[name]), None, state.definitions[name].context if name in state.definitions else "user") for name in left]
+
+
+def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
+    """Send it, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was."""
+    patroni.patch(change.patch)
+    deadline = time.monotonic() + change.patience
+    while True:
+        with server.connect() as session:
+            state = read_state(session, facts)
+        wrong = _not_yet(policy, state)
+        if not wrong and not _still_there(change.gone, state):
+            return
+        if time.monotonic() > deadline:
+            if not wrong:
+                return  # what left the configuration is the same elsewhere
+            patroni.patch(change.undo)
+            raise BulwarkError(
+                f"{change.patience:g} s after the change of Patroni's dynamic configuration this server still says otherwise; the configuration is as it was: "
+                f"{'; '.join(wrong)} (Patroni's configuration file on this host goes before it, and so does ALTER SYSTEM)"
+            )
+        time.sleep(_PAUSE)
+
+
+def _still_there(gone: Mapping[str, str], state: State) -> bool:
+    known = ((state.definitions[name], value) for name, value in gone.items() if name in state.definitions)
+    return any(same(each, each.setting, value) and each.source == "configuration file" and not each.pending_restart for each, value in known)
+
+
+def _not_yet(policy: Policy, state: State) -> list[str]:
+    found = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        if definition is None or definition.pending_restart or definition.source in ("client", "database", "user", "database user"):
+            continue
+        if not same(definition, definition.setting, wanted.value) and not definition.name.startswith("tcp_"):
+            found.append(f"{wanted.name} is {definition.setting} ({definition.source})")
+    return found
