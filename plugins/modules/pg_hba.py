@@ -19,10 +19,13 @@ description:
   - Rules under which the connection of the applying role would be refused are refused before anything is written. The server then checks the file before it
     loads it, and after the reload a new connection is opened. If that fails, the old files are back and loaded.
   - A file that was changed and never loaded is loaded.
+  - Where Patroni runs the server, the rules go into its dynamic configuration, for all members of its cluster. Rules that would lock out Patroni itself, or a
+    standby that is connected, are refused.
   - Run it on the server's host as the server's account. Rules belong to a server, not to its data, so that it works on a standby as on a primary.
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
+  - bulwark.postgresql.patroni
 options:
   rules:
     description:
@@ -170,6 +173,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.converge import Options, apply, plan
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
 
@@ -188,12 +192,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "expected_roles": {"type": "list", "elements": "str", "default": []},
     "expected_databases": {"type": "list", "elements": "str", "default": []},
     "path_prefix": {"type": "str", "default": ""},
+    **PATRONI_OPTIONS,
 }
 
 
 def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
+    patroni = Patroni(params["patroni_url"], params["patroni_user"], params["patroni_password"], params["patroni_ca_cert"])
     options = Options(
         administrators=None if params["administrators"] is None else tuple(params["administrators"]),
         reject_rest=params["reject_rest"],
@@ -201,11 +207,12 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         has_password=bool(params["login_password"]),
         expected_roles=tuple(params["expected_roles"]),
         expected_databases=tuple(params["expected_databases"]),
+        patroni=patroni,
     )
     planned = plan(server, params["rules"], params["ident"], options, params["path_prefix"])
     changed = bool(planned)
     if changed and not module.check_mode:
-        apply(server, planned)
+        apply(server, planned, patroni)
     file = planned.facts.hba_file
     count = len(planned.policy.rules)
     came_in = "" if module.check_mode else "; a new connection came in under them"
@@ -216,7 +223,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "diff": {"prepared": planned.diff()},
         "file": file,
         "reloaded": changed,
-        "msg": f"{count} rules in {file}{came_in}" if changed else "Everything is as declared",
+        "msg": f"{count} rules in {planned.place}{came_in}" if changed else "Everything is as declared",
         "in_recovery": planned.facts.in_recovery,
         "server_version": planned.facts.version,
     }

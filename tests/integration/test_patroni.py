@@ -127,8 +127,6 @@ def test_mistakes_are_refused(cluster: patroni.Cluster) -> None:
     assert 'no setting work_men (did you mean "work_mem"?)' in refused(cluster, settings={"work_men": "5MB"})
     assert "pg_server_settings.port: port is Patroni's own" in refused(cluster, settings={"port": 5433}, path_prefix="pg_server_")
     assert "method patroni" in refused(cluster, settings={"work_mem": "5MB"}, method="file")
-    rules = [{"type": "local", "databases": "all", "roles": "all"}]
-    assert "Patroni" in str(module.run(cluster, "pg_hba", rules=rules)["msg"])
 
 
 @pytest.mark.parametrize(
@@ -160,3 +158,38 @@ def test_the_role_has_patroni_restart_the_server(cluster: patroni.Cluster, tmp_p
         assert running.returncode == 0, output
         assert cluster.psql("SHOW max_connections") == "80"
         assert ("changed=0" in output) is (attempt == 1), output
+
+
+# Patroni itself comes in through the socket or by TCP on this host, and so do the tests.
+RULES = [
+    {"type": "local", "databases": "all", "roles": "postgres", "method": "trust"},
+    {"type": "host", "databases": "all", "roles": "postgres", "addresses": "127.0.0.1"},
+    {"type": "host", "replication": True, "roles": "replicator", "addresses": "127.0.0.1"},
+    {"databases": "all", "roles": "all", "addresses": "10.0.0.0/8"},
+]
+ALLOWED = {"allow_plain": True, "allow_weak": True}
+
+
+def test_rules_are_those_of_the_dynamic_configuration(cluster: patroni.Cluster) -> None:
+    wanted = {"rules": RULES, "ident": {"m": [{"system_user": "o", "role": "postgres"}]}, **ALLOWED, **cluster.interface}
+    before = cluster.ask("/config")
+    foretold = module.run(cluster, "pg_hba", check=True, diff=True, **wanted)
+    assert cluster.ask("/config") == before
+    done = module.run(cluster, "pg_hba", diff=True, **wanted)
+    assert not done.get("failed"), done["msg"]
+    assert foretold["diff"] == done["diff"]
+    assert "+ hostssl all all 10.0.0.0/8 scram-sha-256" in done["diff"]["prepared"]
+    assert module.run(cluster, "pg_hba", **wanted)["changed"] is False
+    assert cluster.ask("/config")["postgresql"]["pg_hba"][3] == "hostssl all all 10.0.0.0/8 scram-sha-256"
+    info = module.run(cluster, "pg_hba_info")
+    assert [rule["type"] for rule in info["rules"]] == ["local", "host", "host", "hostssl", "local", "host"]
+    assert info["stale"] == []
+    assert cluster.ask("/patroni")["state"] == "running"
+
+
+def test_rules_that_lock_out_patroni_are_refused(cluster: patroni.Cluster) -> None:
+    """The tests come in through the socket, which is still open to them."""
+    before = cluster.ask("/config")
+    result = module.run(cluster, "pg_hba", rules=[RULES[0], *RULES[2:]], **ALLOWED, **cluster.interface)
+    assert 'would lock out Patroni, which connects as "postgres" from 127.0.0.1' in result["msg"]
+    assert cluster.ask("/config") == before

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
 from ..core.files import read_text, reload, replaced
+from ..core.patroni import Patroni
+from .by_patroni import Change, apply_patroni, check_patroni, plan_patroni
 from .catalog import file_errors, read_state
 from .lint import lint
 from .match import Answer, first_match
@@ -42,6 +44,7 @@ class Options:
     has_password: bool = False
     expected_roles: tuple[str, ...] = ()
     expected_databases: tuple[str, ...] = ()
+    patroni: Patroni | None = None
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,24 @@ class Planned:
     state: State
     policy: Policy
     texts: Mapping[str, str]
+    change: Change | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.state.stale)
+        return bool(self.texts or self.change or self.state.stale)
+
+    @property
+    def place(self) -> str | None:
+        """Where the rules are written."""
+        return "Patroni's dynamic configuration" if self.facts.patroni else self.facts.hba_file
 
     def diff(self) -> str:
         """The rules that go and come, as a person reads them."""
         parts = []
-        if self.facts.hba_file in self.texts:
-            heading = f"rules in {self.facts.hba_file}"
+        if self.change is not None or self.facts.hba_file in self.texts:
+            heading = f"rules in {self.place}"
             parts.append(difference(heading, self.state.rules, self.policy.rules) or f"{heading}\n  comments and spaces\n")
-        if self.facts.ident_file in self.texts:
-            heading = f"maps in {self.facts.ident_file}"
+        if self.facts.ident_file in self.texts or (self.change is not None and self.policy.mappings is not None):
+            heading = f"maps in {self.place if self.facts.patroni else self.facts.ident_file}"
             parts.append(difference(heading, self.state.mappings, self.policy.mappings or ()) or f"{heading}\n  comments and spaces\n")
         if self.state.stale and not parts:
             parts.append(f"reload: the server has not read {', '.join(self.state.stale)} since it was changed\n")
@@ -79,11 +88,13 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
     with server.connect() as database:
         facts = read_facts(database)
         _check_reach(facts)
-        state = read_state(database, facts)
-    state = _with_expected(state, options)
-    administrators = _administrators(state) if options.administrators is None else options.administrators
-    policy = read_policy(document, ident, administrators, options.reject_rest, options.permissions, state, path_prefix)
-    _check_own(policy, state, options)
+        state = _with_expected(read_state(database, facts), options)
+        administrators = _administrators(state) if options.administrators is None else options.administrators
+        policy = read_policy(document, ident, administrators, options.reject_rest, options.permissions, state, path_prefix)
+        _check_own(policy, state, options)
+        if facts.patroni:
+            check_patroni(policy, state, database)
+            return Planned(facts, state, policy, {}, plan_patroni(policy, options.patroni or Patroni()))
     wanted = {facts.hba_file or "": rules_text(policy.rules)}
     if policy.mappings is not None:
         wanted[facts.ident_file or ""] = mappings_text(policy.mappings)
@@ -96,8 +107,6 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
 
 
 def _check_reach(facts: ClusterFacts) -> None:
-    if facts.patroni:
-        raise BulwarkError("Patroni runs this server and writes its pg_hba.conf: put the rules into its dynamic configuration (patronictl edit-config)")
     if not facts.superuser:
         whose = "the provider's own interface does (security groups, networks)" if facts.managed else "connect as a superuser"
         raise BulwarkError(f'the role "{facts.role}" may not check the rules of this server: {whose}')
@@ -156,8 +165,11 @@ def _peer_fits(name: str | None, policy: Policy, state: State) -> bool:
     return any(each.map.text == name and (each.system_user.text == account or each.system_user.text.startswith("/")) for each in mappings)
 
 
-def apply(server: Server, planned: Planned) -> None:
+def apply(server: Server, planned: Planned, patroni: Patroni | None = None) -> None:
     """Put the files in place, have the server check them, reload, and connect anew. Raises BulwarkError; the files are then as they were."""
+    if planned.change is not None:
+        apply_patroni(server, patroni or Patroni(), planned.change, planned.policy, planned.facts)
+        return
     with server.connect() as database:
         reloaded = False
         try:
