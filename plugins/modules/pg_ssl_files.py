@@ -39,7 +39,7 @@ options:
     description:
       - File on the host with the private key of O(certificate), as PEM without a passphrase. Others must not be able to read it.
       - Only needed where O(certificate) is not installed yet and the installed key is not its own.
-      - A file in O(directory) itself is removed after it has been installed.
+      - By default C(staged.key) in O(directory), where that is there. A file in O(directory) itself is removed after it has been installed.
     type: path
   key_content:
     description: The private key as PEM text, instead of O(key).
@@ -70,10 +70,14 @@ options:
     default: []
   clients:
     description:
-      - Name to the PEM text of a client's certificate, empty where there is none yet.
-      - The ones that have to be issued anew are in RV(clients). Nothing of them is installed.
-    type: dict
-    default: {}
+      - Common names of clients that are to have a certificate, which are the names of roles. Nothing of them is installed.
+      - The ones whose certificate is missing or has to be issued anew are in RV(clients).
+    type: list
+    elements: str
+    default: []
+  client_certificates:
+    description: The certificates of O(clients) that there are, in any order. PEM text, or a path on the host.
+    type: str
   renew_before:
     description: How many days before the end of its validity a certificate is to be replaced.
     type: int
@@ -141,12 +145,14 @@ crl_reasons:
   elements: str
   sample: []
 clients:
-  description: The clients of O(clients) that need another certificate. C(revoked) says that they need another key, too.
+  description:
+    - The clients of O(clients) that need another certificate. C(revoked) says that they need another key, too.
+    - C(digest) is the SHA-256 of the text of the one that there is.
   returned: success
   type: list
   elements: dict
   sample:
-    - {name: app, reason: there is none yet, revoked: false}
+    - {name: app, reason: there is none yet, revoked: false, digest: ""}
 alternative_names:
   description: O(names) as a certificate request spells them.
   returned: success
@@ -179,6 +185,11 @@ directory:
   returned: success
   type: str
   sample: /etc/postgresql/17/main/bulwark_tls
+owner:
+  description: The user and the group that the files belong to, as numbers.
+  returned: success
+  type: dict
+  sample: {user: 112, group: 117}
 in_use:
   description: Whether the server speaks TLS with the certificate, as its settings say.
   returned: success
@@ -232,7 +243,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "names": {"type": "list", "elements": "str", "default": []},
     "issuer": {"type": "str"},
     "revoked": {"type": "list", "elements": "str", "default": []},
-    "clients": {"type": "dict", "default": {}},
+    "clients": {"type": "list", "elements": "str", "default": []},
+    "client_certificates": {"type": "str"},
     "renew_before": {"type": "int", "default": 30},
     "directory": {"type": "path"},
     "path_prefix": {"type": "str", "default": ""},
@@ -244,6 +256,8 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     if CRYPTOGRAPHY_ERROR is not None:
         module.fail_json(msg=missing_required_lib("cryptography"), exception=CRYPTOGRAPHY_ERROR)
     planned = plan(server, module.params, module.params["path_prefix"])
+    for warning in planned.decision.warnings:
+        module.warn(warning)
     changed = bool(planned)
     if changed and not module.check_mode:
         apply(server, planned)
@@ -260,6 +274,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "certificate": told(planned),
         "files": planned.files(),
         "directory": planned.directory,
+        "owner": dict(zip(("user", "group"), planned.owner)),
         "in_use": planned.use.on,
         "diff": {"prepared": planned.diff()},
         "msg": done + needed,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,11 +23,15 @@ _DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 
 @dataclass(frozen=True)
 class Client:
-    """A certificate of a client that is to be made anew, and why. revoked: its key is to be made anew too."""
+    """A certificate of a client that is to be made anew, and why. revoked: its key is to be made anew too.
+
+    digest: SHA-256 over the text of the certificate that was judged, empty where there is none.
+    """
 
     name: str
     reason: str
     revoked: bool
+    digest: str
 
 
 def day(moment: datetime.datetime) -> str:
@@ -95,6 +100,12 @@ def authority_problems(authorities: Sequence[Certificate], now: datetime.datetim
     return found
 
 
+def ending_authorities(authorities: Sequence[Certificate], renew_before: int, now: datetime.datetime) -> list[str]:
+    """The authorities that end so soon that certificates of theirs would end with them."""
+    soon = now + datetime.timedelta(days=3 * renew_before)
+    return [f"the authority {each.subject} expires on {day(each.not_after)}: have another one ready" for each in authorities if each.not_after < soon]
+
+
 def list_problems(lists: Sequence[RevocationList], authorities: Sequence[Certificate], now: datetime.datetime) -> list[str]:
     """What is wrong with revocation lists: each is of an authority, is still good, and no authority lacks one."""
     found = []
@@ -143,13 +154,12 @@ def client_problem(
 ) -> Client | None:
     """Why a client's certificate is to be made anew, or None."""
     if certificate is None:
-        return Client(name, "there is none yet", False)
+        return Client(name, "there is none yet", False, "")
+    digest = hashlib.sha256(certificate.pem.strip().encode("ascii")).hexdigest()
     if certificate.serial in revoked:
-        return Client(name, "is revoked", True)
+        return Client(name, "is revoked", True, digest)
     found = [problem for problem in (_validity(certificate, now),) if problem]
-    if certificate.common_name != name:
-        found.append(f"has the common name {certificate.common_name}")
     if certificate.uses is not None and not _CLIENT_AUTH & set(certificate.uses):
         found.append("is not one of a client: its extended key usage lacks clientAuth")
     found += renewal_reasons(certificate, issuer, renew_before, now)
-    return Client(name, "; ".join(found), False) if found else None
+    return Client(name, "; ".join(found), False, digest) if found else None

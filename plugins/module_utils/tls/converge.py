@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..core.document import quoted
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.facts import read_facts
 from ..core.files import reload, remove
@@ -78,11 +79,11 @@ class Planned:
 def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planned:
     """Read the server, the files and the options, and find out what will change. Raises PolicyError with every mistake, BulwarkError."""
     mistakes: list[Mistake] = []
-    wanted = read_wanted(options, mistakes)
     with server.connect() as database:
         facts = read_facts(database)
-        owner, directory = _place(facts, wanted.directory)
+        owner, directory = _place(facts, options["directory"])
         use = _use(database, directory)
+    wanted = read_wanted(options, directory, mistakes)
     installed = read_installed(directory)
     decision = decide(wanted, installed, use.files, datetime.datetime.now(datetime.timezone.utc), mistakes)
     if mistakes:
@@ -102,6 +103,8 @@ def _place(facts: ClusterFacts, directory: str | None) -> tuple[tuple[int, int],
     beside = os.path.dirname(os.path.realpath(facts.config_file))
     if os.stat(beside).st_uid != data.st_uid:
         beside = facts.data_directory
+    if directory and not os.path.isabs(directory):
+        raise BulwarkError(f"the directory has to be an absolute path, not {quoted(directory)}")
     return (data.st_uid, data.st_gid), directory or os.path.join(beside, _DIRECTORY)
 
 

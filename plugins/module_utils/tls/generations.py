@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CERTIFICATE, KEY, AUTHORITIES, LISTS = "server.crt", "server.key", "ca.crt", "ca.crl"
 FILES = (CERTIFICATE, KEY, AUTHORITIES, LISTS)
 LINK = "current"
+STAGED = "staged.key"  # a key that waits for its certificate
 _UNFINISHED = ".unfinished-"
 _KEPT = 2  # generations
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -35,7 +36,10 @@ def shown_certificate(address: str, port: int) -> bytes | None:
             if plain.recv(1) != b"S":
                 return None
             with context.wrap_socket(plain) as secure:
-                return secure.getpeercert(binary_form=True)
+                shown = secure.getpeercert(binary_form=True)
+                with contextlib.suppress(OSError):
+                    secure.unwrap()  # a server logs who leaves without a word
+                return shown
     except OSError as error:
         raise BulwarkError(f"no TLS handshake with {address} port {port}: {error}") from None
 

@@ -13,7 +13,7 @@ from ..core.document import quoted
 from ..core.errors import BulwarkError, Mistake
 from ..core.files import read_text
 from .checks import name_problem
-from .generations import mode_problem
+from .generations import STAGED, mode_problem
 from .material import Certificate, MaterialError, RevocationList, canonical_name, is_address, read_certificates, read_key, read_lists
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BEGIN = "-----BEGIN "
 _SERIAL = re.compile(r"(?:0x)?[0-9a-f]{1,40}", re.ASCII)
 _FILE_NAME = re.compile(r"[^./\0][^/\0]*")
+_LONGEST_COMMON_NAME = 64  # characters, by X.509
 
 Read = TypeVar("Read")
 
@@ -41,7 +42,6 @@ class Wanted:
     revoked: frozenset[int]
     clients: Mapping[str, Certificate | None]
     renew_before: int
-    directory: str | None
     key_file: str | None = None
     key: Any = field(default=None, repr=False)
     key_mistake: Mistake | None = None
@@ -52,18 +52,18 @@ class Wanted:
         return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in self.names]
 
 
-def read_wanted(options: Mapping[str, Any], mistakes: list[Mistake]) -> Wanted:
-    """Read what the options say or point at. Mistakes are appended; what has one is as if it were not given."""
+def read_wanted(options: Mapping[str, Any], directory: str, mistakes: list[Mistake]) -> Wanted:
+    """Read what the options say or point at. Mistakes are appended; what has one is as if it were not given.
+
+    directory: where the generations are, and a key that waits for its certificate.
+    """
     certificate = _read("certificate", options, read_certificates, mistakes)
     issuer = _read("issuer", options, read_certificates, mistakes)
     authorities = _read("ca", options, read_certificates, mistakes) or ()
     lists = _read("crl", options, read_lists, mistakes) or ()
     if lists and not options.get("ca"):
         mistakes.append(Mistake("crl", "needs the authority that signed it, in ca"))
-    key, key_file, key_mistake = _key(options)
-    directory = options.get("directory")
-    if directory and not os.path.isabs(directory):
-        mistakes.append(Mistake("directory", f"must be an absolute path, not {quoted(directory)}"))
+    key, key_file, key_mistake = _key(options, os.path.join(directory, STAGED))
     return Wanted(
         names=_names(options.get("names") or [], mistakes),
         certificate=certificate,
@@ -71,9 +71,8 @@ def read_wanted(options: Mapping[str, Any], mistakes: list[Mistake]) -> Wanted:
         lists=lists,
         issuer=issuer[0] if issuer else None,
         revoked=_revoked(options.get("revoked") or [], mistakes),
-        clients=_clients(options.get("clients") or {}, mistakes),
+        clients=_clients(options, mistakes),
         renew_before=int(options.get("renew_before") or 0),
-        directory=directory,
         key_file=key_file,
         key=key,
         key_mistake=key_mistake,
@@ -103,11 +102,13 @@ def _text(value: str) -> str:
     return text
 
 
-def _key(options: Mapping[str, Any]) -> tuple[Any, str | None, Mistake | None]:
+def _key(options: Mapping[str, Any], staged: str) -> tuple[Any, str | None, Mistake | None]:
     """The key, the file that it is from, and what is wrong with it, which only matters where the key is needed."""
     content, path = str(options.get("key_content") or "").strip(), options.get("key")
     if content and path:
         return None, None, Mistake("key", "is given twice: as a file in key and as a text in key_content")
+    if not content and not path and os.path.exists(staged):
+        path = staged
     option = "key_content" if content else "key"
     if not content and not path:
         return None, None, None
@@ -141,15 +142,14 @@ def _revoked(serials: list[Any], mistakes: list[Mistake]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _clients(clients: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Certificate | None]:
+def _clients(options: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Certificate | None]:
+    """Each client with the newest certificate of its name, None for one that has none."""
+    known = _read("client_certificates", options, read_certificates, mistakes) or ()
+    newest = {each.common_name: each for each in sorted(known, key=lambda each: each.not_after)}
     found: dict[str, Certificate | None] = {}
-    for name in sorted(clients):
-        if not _FILE_NAME.fullmatch(name):
-            mistakes.append(Mistake("clients", f"{quoted(name)} cannot be the name of a file, which its certificate needs"))
-            continue
-        text = str(clients[name] or "")
-        try:
-            found[name] = read_certificates(text)[0] if text.strip() else None
-        except MaterialError:
-            found[name] = None  # it is made anew
+    for position, name in enumerate(options.get("clients") or []):
+        if _FILE_NAME.fullmatch(str(name)) and len(str(name)) <= _LONGEST_COMMON_NAME:
+            found[str(name)] = newest.get(str(name))
+        else:
+            mistakes.append(Mistake(f"clients[{position}]", f"{quoted(str(name))} cannot be the common name of a certificate and the name of its file"))
     return found

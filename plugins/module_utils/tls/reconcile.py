@@ -14,6 +14,7 @@ from .checks import (
     chain_problems,
     client_problem,
     day,
+    ending_authorities,
     list_problems,
     list_reasons,
     renewal_reasons,
@@ -43,6 +44,7 @@ class Decision:
     list_reasons: tuple[str, ...]
     clients: tuple[Client, ...]
     differences: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def decide(wanted: Wanted, installed: Installed | None, in_use: frozenset[str], 
         list_reasons=tuple(list_reasons(wanted.lists, wanted.revoked, wanted.renew_before, now)),
         clients=tuple(each for each in judged if each),
         differences=differences,
+        warnings=tuple(ending_authorities(wanted.authorities, wanted.renew_before, now)),
     )
 
 
