@@ -95,7 +95,6 @@ options:
 seealso:
   - module: bulwark.postgresql.pg_settings
   - module: bulwark.postgresql.pg_cluster_info
-  - module: community.crypto.x509_certificate
   - name: Secure TCP/IP Connections with SSL
     description: PostgreSQL's documentation of its TLS files.
     link: https://www.postgresql.org/docs/current/ssl-tcp.html
