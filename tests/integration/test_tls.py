@@ -5,11 +5,17 @@
 from __future__ import annotations
 
 import os
+import random
+import re
+import shutil
 import stat
+import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.tls import generations
 from tests import pki, servers
 from tests.integration import module
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 CA = pki.authority("First CA")
 NAMES = ["localhost", "127.0.0.1"]
+KILLS = 12  # a major
 
 
 @pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
@@ -33,10 +40,9 @@ def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture
 def bare(mine: Server) -> Server:
     """The server without anything that an earlier test has installed."""
-    place = mine.data / "bulwark_tls"
     (mine.data / "conf.d" / "bulwark_ssl.conf").unlink(missing_ok=True)
     mine.psql("SELECT pg_reload_conf()")
-    os.system(f"rm -rf {place}")
+    shutil.rmtree(place(mine), ignore_errors=True)
     return mine
 
 
@@ -80,6 +86,15 @@ def applied(server: Server, **given: Any) -> module.Result:
     return done
 
 
+def shown(server: Server) -> str:
+    """The certificate that openssl gets to see."""
+    command = ["openssl", "s_client", "-starttls", "postgres", "-connect", f"127.0.0.1:{server.port}"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", done.stdout, re.DOTALL)
+    assert found, done.stdout + done.stderr
+    return found[0]
+
+
 def use(server: Server, done: module.Result, **settings: Any) -> None:
     """Let the server use what is installed, as the role does."""
     files = done["files"]
@@ -96,7 +111,112 @@ def test_it_is_installed_then_used_then_renewed(bare: Server) -> None:
     assert stat.S_IMODE((place(bare) / "current" / "server.key").stat().st_mode) == 0o600
     assert first.key_pem.splitlines()[1] not in str(done)
     use(bare, done)
-    second = pki.certificate("localhost", CA, NAMES)
-    done = applied(bare, **options(second))
-    assert done["in_use"] is True
-    assert done["certificate"]["serial"].lstrip("0") == second.serial.lstrip("0")
+    for _turn in range(3):
+        renewed = pki.certificate("localhost", CA, NAMES)
+        done = applied(bare, **options(renewed))
+        assert done["in_use"] is True
+        assert shown(bare) == renewed.pem
+    assert sorted(os.listdir(place(bare))) == ["3", "4", "current"]
+
+
+def test_a_key_on_the_server_is_moved_in(bare: Server) -> None:
+    directory = place(bare)
+    directory.mkdir(mode=0o700)
+    holder = pki.certificate("localhost", CA, NAMES)
+    staged = directory / "staged.key"
+    staged.write_text(holder.key_pem, encoding="ascii")
+    staged.chmod(0o644)
+    account = servers.server_account()
+    for path in (directory, staged):
+        os.chown(path, account.pw_uid, account.pw_gid)
+    result = run(bare, certificate=holder.chain, ca=CA.pem, names=NAMES)
+    assert "has the mode 0644: others could read it" in result["msg"]
+    staged.chmod(0o600)
+    applied(bare, certificate=holder.chain, ca=CA.pem, names=NAMES)
+    assert sorted(os.listdir(directory)) == ["1", "current"]
+
+
+def test_the_key_of_an_installed_generation_is_closed_again(bare: Server) -> None:
+    holder = pki.certificate("localhost", CA, NAMES)
+    use(bare, applied(bare, **options(holder)))
+    (place(bare) / "current" / "server.key").chmod(0o644)
+    done = applied(bare, **options(holder))
+    assert "server.key: has the mode 0644" in done["diff"]["prepared"]
+    assert stat.S_IMODE((place(bare) / "current" / "server.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (options(pki.certificate("localhost", CA, NAMES, days=(-9, -1))), "has expired on"),
+        (options(pki.certificate("localhost", CA, ["other"])), "does not stand for localhost, 127.0.0.1"),
+        (options(pki.certificate("localhost", CA, NAMES), key_content=pki.pem_of(pki.new_key())), "does not fit the certificate"),
+        (options(pki.certificate("localhost", CA, NAMES), ca=pki.certificate("First CA", ca=False).pem), "lacks the CA flag"),
+        (options(pki.certificate("localhost", CA, NAMES), crl=pki.revocation_list(CA, days=(-9, -1))), "PostgreSQL would refuse every client"),
+        (options(pki.certificate("localhost", CA, NAMES), certificate=CA.pem[:200]), "is cut off"),
+        (options(pki.certificate("localhost", CA, NAMES), ca="/nonexistent/ca.crt"), "which is not there"),
+    ],
+)
+def test_bad_input_leaves_the_server_as_it_was(bare: Server, wrong: dict[str, Any], message: str) -> None:
+    good = pki.certificate("localhost", CA, NAMES)
+    use(bare, applied(bare, **options(good)))
+    before = snapshot(bare)
+    for check in (True, False):
+        result = run(bare, check=check, path_prefix="pg_ssl_", **wrong)
+        assert result.get("failed"), result
+        assert message in result["msg"]
+        assert result["mistakes"][0]["path"].startswith("pg_ssl_")
+        assert (snapshot(bare), shown(bare)) == (before, good.pem)
+
+
+def test_a_certificate_that_the_server_does_not_show_goes_back(bare: Server) -> None:
+    good = pki.certificate("localhost", CA, NAMES)
+    use(bare, applied(bare, **options(good)))
+    # With these the server does not take another certificate: it keeps all of what it had.
+    bare.psql("ALTER SYSTEM SET ssl_ciphers = 'NONSENSE'")
+    try:
+        before = snapshot(bare)
+        result = run(bare, **options(pki.certificate("localhost", CA, NAMES)))
+        assert "does not show the new certificate" in result["msg"]
+        assert (snapshot(bare), shown(bare)) == (before, good.pem)
+    finally:
+        bare.psql("ALTER SYSTEM RESET ssl_ciphers")
+        bare.psql("SELECT pg_reload_conf()")
+
+
+def test_a_reload_that_was_missed_is_made_up_for(bare: Server) -> None:
+    holder, after = pki.certificate("localhost", CA, NAMES), pki.certificate("localhost", CA, NAMES)
+    use(bare, applied(bare, **options(holder)))
+    applied(bare, **options(after))
+    generations.switch(str(place(bare)), "1")  # as after a run that was killed before it could reload
+    done = applied(bare, names=NAMES, ca=CA.pem)
+    assert "the server loads what is there" in done["diff"]["prepared"]
+    assert shown(bare) == holder.pem
+
+
+def test_a_killed_run_leaves_a_working_server_and_the_next_one_ends_it(bare: Server) -> None:
+    use(bare, applied(bare, **options(pki.certificate("localhost", CA, NAMES))))
+    seed = random.Random(bare.major)
+    for _turn in range(KILLS):
+        given = options(pki.certificate("localhost", CA, NAMES))
+        started = module.started(bare, "pg_ssl_files", given)
+        time.sleep(seed.uniform(0.15, 0.7))
+        started.kill()
+        started.wait()
+        assert {"server.crt", "server.key", "ca.crt"} <= set(os.listdir(place(bare) / "current"))
+        assert shown(bare).startswith("-----BEGIN CERTIFICATE-----")
+        done = run(bare, **given)
+        assert not done.get("failed"), done["msg"]
+        assert shown(bare) == given["certificate"]
+        assert run(bare, **given)["changed"] is False
+    assert sorted(os.listdir(place(bare)))[-1] == "current"
+    assert len(os.listdir(place(bare))) == 3
+
+
+def test_a_standby_has_files_of_its_own(mine: Server) -> None:
+    standby = mine.make_standby()
+    try:
+        use(standby, applied(standby, **options(pki.certificate("localhost", CA, NAMES))))
+        assert run(standby, names=NAMES, ca=CA.pem)["in_recovery"] is True
+    finally:
+        standby.remove()
