@@ -116,3 +116,13 @@ def revocation_list(by: Holder, revoked: Sequence[Holder] = (), days: tuple[floa
         entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number).revocation_date(now()).build()
         builder = builder.add_revoked_certificate(entry)
     return builder.sign(by.key, hashes.SHA256()).public_bytes(PEM).decode()
+
+
+def sign_request(request: str, by: Holder, days: float) -> str:
+    """The certificate that an authority gives for a request."""
+    asked = x509.load_pem_x509_csr(request.encode())
+    builder = x509.CertificateBuilder().subject_name(asked.subject).issuer_name(by.certificate.subject).public_key(asked.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now() - DAY).not_valid_after(now() + days * DAY)
+    for extension in asked.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(by.key, hashes.SHA256()).public_bytes(PEM).decode()

@@ -16,7 +16,7 @@ from ..core.facts import read_facts
 from ..core.files import reload, remove
 from .generations import AUTHORITIES, CERTIFICATE, FILES, KEY, LINK, LISTS, Installed, add, discard, make_root, prune, read_installed, switch
 from .handshake import address_of, load_problem, shown_certificate
-from .material import der, fingerprint
+from .material import der, fingerprint, fits
 from .policy import Wanted, read_wanted
 from .reconcile import Decision, decide
 
@@ -147,8 +147,9 @@ def apply(server: Server, planned: Planned) -> None:
         discard(planned.directory, name)
         raise
     prune(planned.directory)
-    if planned.wanted.key_file and os.path.dirname(planned.wanted.key_file) == planned.directory:
-        remove(planned.wanted.key_file)  # it was put there for this
+    key_file, leaf = planned.wanted.key_file, planned.decision.leaf
+    if key_file and leaf and os.path.dirname(key_file) == planned.directory and fits(planned.wanted.key, leaf):
+        remove(key_file)  # it was put there for this
 
 
 def _load(generation: str, texts: Mapping[str, str]) -> None:

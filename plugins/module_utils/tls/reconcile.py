@@ -67,7 +67,8 @@ def decide(wanted: Wanted, installed: Installed | None, in_use: frozenset[str], 
     elif there is not None:
         pair = _Pair(wanted.certificate or there.chain, there.key)
         reasons = certificate_problems(pair.chain, wanted.authorities, wanted.names, now)
-        if wanted.key is not None and not fits(wanted.key, pair.chain[0]):
+        # A key in a file may wait for a certificate that is still to come.
+        if wanted.key is not None and wanted.key_file is None and not fits(wanted.key, pair.chain[0]):
             mistakes.append(Mistake("key", "does not fit the certificate"))
     if pair is not None:
         reasons = [*reasons, *renewal_reasons(pair.chain[0], wanted.issuer, wanted.renew_before, now)]
