@@ -119,8 +119,13 @@ def environment() -> dict[str, str]:
 
 def process(server: Any, policy: Mapping[str, Any], **options: Any) -> subprocess.Popen[str]:
     """pg_access in a process of its own that a test can watch and kill; its arguments come through standard input."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", f"{NAMESPACE}.pg_access"],
+    return started(server, "pg_access", {"policy": policy, **options})
+
+
+def started(server: Any, module: str, options: Mapping[str, Any]) -> subprocess.Popen[str]:
+    """A module in a process of its own."""
+    made = subprocess.Popen(
+        [sys.executable, "-m", f"{NAMESPACE}.{module}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -128,10 +133,10 @@ def process(server: Any, policy: Mapping[str, Any], **options: Any) -> subproces
         env=environment(),
         cwd="/",
     )
-    assert started.stdin is not None
-    started.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments(server, {"policy": policy, **options})}))
-    started.stdin.close()
-    return started
+    assert made.stdin is not None
+    made.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments(server, options)}))
+    made.stdin.close()
+    return made
 
 
 def finished(started: subprocess.Popen[str], timeout: float = 60) -> Result:

@@ -120,7 +120,7 @@ def test_the_variables_of_the_pages_exist(page: Path) -> None:
         known = {*specification(role), f"{role}_result", *MODULES, "pg_hba_file_rules"}
         assert set(re.findall(rf"\b{role}_\w+", text)) - known == set()
     playbook = (ROOT / "playbooks" / "harden.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"\bbulwark_(?!postgresql)\w+\b(?!\*)", text)) - set(re.findall(r"\bbulwark_\w+", playbook)) == set()
+    assert set(re.findall(r"\bbulwark_(?!postgresql|tls\b|ssl\b)\w+\b(?!\*)", text)) - set(re.findall(r"\bbulwark_\w+", playbook)) == set()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -135,5 +135,6 @@ def test_the_defaults_of_a_role_are_those_of_its_documentation(role: str) -> Non
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_uses_every_variable(role: str) -> None:
     """A variable that is documented and has no effect would be a trap."""
-    tasks = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "roles" / role / "tasks").glob("*.yml")))
+    files = sorted(path for folder in ("tasks", "vars") for path in (ROOT / "roles" / role / folder).glob("*.yml"))
+    tasks = "".join(path.read_text(encoding="utf-8") for path in files)
     assert [name for name in specification(role) if not re.search(rf"\b{name}\b", tasks)] == []
