@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
 OUTPUT = ROOT / ".work" / "demo"
+CA = OUTPUT / "ca"  # the authority that the first run makes
 HARDEN = "bulwark.postgresql.harden"
 ROLES = ("app_service", "migration_user", "readonly_user", "analyst")
 
@@ -52,7 +53,7 @@ class Probe:
     before: str
     after: str
     database: str = "shop"
-    sslmode: str = "require"
+    sslmode: str = "verify-full"
 
 
 PROBES = (
@@ -147,7 +148,8 @@ def recap(output: str) -> str:
 
 def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple[str, str]:
     """What comes of a probe, and the reason of a refusal. With a password over TCP, without one over the unix socket."""
-    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "127.0.0.1", "PGPASSWORD": password, "PGSSLMODE": probe.sslmode}
+    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "localhost", "PGPASSWORD": password, "PGSSLMODE": probe.sslmode}
+    settings["PGSSLROOTCERT"] = str(CA / "clients" / "ca.crt")
     done = subprocess.run(
         [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-f", "-"],
         input=f"BEGIN;\n{probe.sql};\nROLLBACK;\n", capture_output=True, text=True, encoding="utf-8", check=False,
@@ -229,7 +231,8 @@ def demonstrate(server: servers.Server) -> None:
     passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
     write_private("passwords.yml", {"pg_users_passwords": passwords})
     account = pwd.getpwuid(os.geteuid()).pw_name
-    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_account": account})
+    authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24)}
+    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_account": account, **authority})
 
     rows = load(server)
     say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")
@@ -274,7 +277,7 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(rules(server), "  "))
     say("\nWhat was changed\n")
     say(textwrap.indent(changed_words(plan), "  "))
-    say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with the new passwords)\n")
+    say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with verify-full and the new passwords)\n")
     say(textwrap.indent(probe_lines(PROBES, before, after), "  "))
     say("\nThe table that migration_user made after the first run\n")
     say(textwrap.indent(probe_lines(NEW_TABLE_PROBES, None, new), "  "))
@@ -317,6 +320,7 @@ def run() -> None:
             server.remove()
             for name in ("passwords.yml", "server.yml"):
                 (OUTPUT / name).unlink(missing_ok=True)
+            shutil.rmtree(CA, ignore_errors=True)
         summary_of_files()
 
 
