@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from tests import pki
 from tests.integration import module
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from tests.servers import Server
 
-Step = "tuple[str, dict[str, Any]]"
+_NAMES = ["localhost", "127.0.0.1"]
+_AUTHORITY = pki.authority()
+_CERTIFICATES = [pki.certificate("server", _AUTHORITY, _NAMES) for _each in range(2)]
 
 # The administrator comes in as whoever runs the tests.
 _IDENT = {"tests": [{"system_user": "/^.*$", "role": "postgres"}]}
@@ -38,13 +41,22 @@ class Outcome:
     not_converged: list[str] = field(default_factory=list)
 
 
-def steps(turn: int) -> list[tuple[str, dict[str, Any]]]:
-    """Settings and rules, of which each turn has others than the last."""
+def steps(server: Server, turn: int) -> list[tuple[str, dict[str, Any]]]:
+    """Settings, certificate and rules, of which each turn has others than the last, in the order of harden.yml."""
     settings = {"work_mem": f"{4 + turn % 7}MB", "log_min_messages": ("warning", "error")[turn % 2], "shared_preload_libraries": ["auto_explain"]}
+    certificate = _CERTIFICATES[turn % 2]
+    files = {"certificate": certificate.chain, "key_content": certificate.key_pem, "ca": _AUTHORITY.pem, "names": _NAMES}
+    current = server.data / "bulwark_tls" / "current"
+    tls = {"ssl": True, "ssl_cert_file": f"{current}/server.crt", "ssl_key_file": f"{current}/server.key", "ssl_ca_file": f"{current}/ca.crt"}
     rules = [_ADMINISTRATOR, {"databases": "all", "roles": "all", "addresses": f"10.{turn % 200}.0.0/16"}]
     if turn % 2:
         rules.append({"databases": "postgres", "roles": "postgres", "addresses": "127.0.0.0/8"})
-    return [("pg_settings", {"settings": settings, "baseline": "default"}), ("pg_hba", {"rules": rules, "ident": _IDENT})]
+    return [
+        ("pg_settings", {"settings": settings, "baseline": "default"}),
+        ("pg_ssl_files", files),
+        ("pg_settings", {"name": "bulwark_ssl", "settings": tls}),
+        ("pg_hba", {"rules": rules, "ident": _IDENT}),
+    ]
 
 
 def apply(server: Server, what: Sequence[tuple[str, dict[str, Any]]]) -> list[module.Result]:
@@ -60,9 +72,9 @@ def apply(server: Server, what: Sequence[tuple[str, dict[str, Any]]]) -> list[mo
 def campaign(server: Server, count: int, chance: random.Random) -> Outcome:
     """So many kills, each of a run that has something to do, at any moment of it."""
     outcome = Outcome()
-    apply(server, steps(0))
+    apply(server, steps(server, 0))
     begin = time.monotonic()
-    assert not any(result.get("failed") for result in apply(server, steps(1)))
+    assert not any(result.get("failed") for result in apply(server, steps(server, 1)))
     duration = time.monotonic() - begin
     turn = 1
     while outcome.killed < count:
@@ -88,7 +100,7 @@ def _killed(server: Server, turn: int, delay: float) -> bool:
         status = 1
         try:
             os.setsid()
-            status = int(any(result.get("failed") for result in apply(server, steps(turn))))
+            status = int(any(result.get("failed") for result in apply(server, steps(server, turn))))
         finally:
             os._exit(status)
     deadline = time.monotonic() + delay
@@ -121,10 +133,18 @@ def _locked_out(server: Server, turn: int) -> str | None:
 
 
 def _come_in(server: Server) -> None:
+    """As the administrator; and a client that checks the server comes as far as being asked who it is."""
+    bundle = server.directory / "authority-of-the-kills.crt"
+    bundle.write_text(_AUTHORITY.pem, encoding="ascii")
+    try:
+        psycopg2.connect(host="127.0.0.1", port=server.port, user="nobody", dbname="postgres", sslmode="verify-full", sslrootcert=str(bundle)).close()
+    except psycopg2.OperationalError as error:
+        if "no password supplied" not in str(error) and "pg_hba.conf rejects" not in str(error):
+            raise
     psycopg2.connect(host=server.host, port=server.port, user="postgres", dbname="postgres", connect_timeout=5).close()
 
 
 def _not_converged(server: Server, turn: int) -> list[str]:
-    first, second = apply(server, steps(turn)), apply(server, steps(turn))
+    first, second = apply(server, steps(server, turn)), apply(server, steps(server, turn))
     wrong = [result for result in [*first, *second] if result.get("failed")] + [result for result in second if result["changed"]]
     return [f"turn {turn}: {json.dumps(result)[:2000]}" for result in wrong]
