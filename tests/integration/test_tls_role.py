@@ -45,6 +45,7 @@ class Estate:
     def __init__(self, server: Server, directory: Path) -> None:
         self.server = server
         self.directory = directory
+        self.hosts: dict[str, dict[str, Any]] = {}
         self.clients = directory / "ca" / "clients"
         self.variables: dict[str, Any] = {
             "ansible_connection": "local",
@@ -61,15 +62,15 @@ class Estate:
     def harden(self, *flags: str) -> dict[str, int]:
         """Run the role by the playbook; its recap. The passphrase is nowhere in what it prints."""
         inventory = self.directory / "inventory.json"
-        inventory.write_text(json.dumps({"postgresql": {"hosts": {"localhost": self.variables}}}), encoding="utf-8")
+        inventory.write_text(json.dumps({"postgresql": {"hosts": self.hosts or {"localhost": self.variables}}}), encoding="utf-8")
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), str(PLAYBOOK), "--tags", "pg_ssl", "--diff", *flags]
         done = subprocess.run(command, env=module.environment(), capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL)
         self.output = done.stdout + done.stderr
         assert "the passphrase of the tests" not in self.output
         assert "PRIVATE KEY" not in self.output
-        found = re.search(r"^localhost .*ok=(\d+) +changed=(\d+) .*failed=(\d+)", done.stdout, re.MULTILINE)
+        found = re.findall(r"^\S+ +: ok=(\d+) +changed=(\d+) .*failed=(\d+)", done.stdout, re.MULTILINE)
         assert found, self.output
-        return dict(zip(("ok", "changed", "failed"), map(int, found.groups())))
+        return dict(zip(("ok", "changed", "failed"), (max(map(int, column)) for column in zip(*found))))
 
     def converge(self, *, foretold: bool = False) -> None:
         """The run changes something, another nothing, in few tasks. foretold: check mode has to say both before."""
@@ -309,6 +310,26 @@ def test_ready_files(other: Estate, tmp_path: Path) -> None:
 
 
 def test_without_a_source_nothing_happens(other: Estate) -> None:
+    other.variables = {name: value for name, value in other.variables.items() if not name.startswith("pg_ssl")}
     before = other.server.psql("SELECT name, setting FROM pg_settings WHERE name LIKE 'ssl%' ORDER BY 1")
     assert other.harden()["changed"] == 0
     assert other.server.psql("SELECT name, setting FROM pg_settings WHERE name LIKE 'ssl%' ORDER BY 1") == before
+
+
+def test_two_servers_share_an_authority(other: Estate) -> None:
+    with servers.running(max(servers.majors()), ssl="off") as second:
+        (second.data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
+        second.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE reporter LOGIN; SELECT pg_reload_conf()")
+        other.server.psql("CREATE ROLE reporter LOGIN")
+        policy = {"pg_ssl_source": "ca", "pg_ssl_client_certificates": ["reporter"], "pg_ssl_names": ["localhost"]}
+        place = {"bulwark_login_unix_socket": second.host, "bulwark_login_port": second.port}
+        other.hosts = {"db1": {**other.variables, **policy}, "db2": {**other.variables, **policy, **place}}
+        other.converge(foretold=True)
+        before = (other.clients / "reporter.crt").read_bytes()
+        for variables in other.hosts.values():
+            variables["pg_ssl_ca_generation"] = 2
+        other.converge()
+        assert (other.clients / "reporter.crt").read_bytes() != before
+        for server in (other.server, second):
+            answer = other.psql(**{**other.certificate_of("reporter"), "port": str(server.port)}, sslrootcert=str(other.directory / "ca" / "ca-2.crt"))
+            assert answer.startswith("t|TLSv1.3")
