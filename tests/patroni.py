@@ -128,7 +128,7 @@ def _python() -> str:
         arguments = servers._as_server_account(servers.binaries(max(servers.versions())))
         arguments["env"].pop("LD_LIBRARY_PATH", None)
         with contextlib.suppress(OSError):
-            if subprocess.run([candidate, "-c", "import ssl, venv"], capture_output=True, check=False, **arguments).returncode == 0:
+            if subprocess.run([candidate, "-c", "import ssl"], capture_output=True, check=False, **arguments).returncode == 0:
                 return candidate
     raise NoPythonError("neither the Python of the tests nor /usr/bin/python3 can be run by the account of the servers")
 
