@@ -64,10 +64,9 @@ options:
   revoked:
     description:
       - Serial numbers of revoked certificates in hexadecimal, as C(openssl x509 -noout -serial) prints them.
-      - Lists that do not have exactly these are in RV(crl_reasons).
+      - Lists that do not have exactly these are in RV(crl_reasons). Without it, lists have whatever they have.
     type: list
     elements: str
-    default: []
   clients:
     description:
       - Common names of clients that are to have a certificate, which are the names of roles. Nothing of them is installed.
@@ -241,7 +240,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "crl": {"type": "str"},
     "names": {"type": "list", "elements": "str", "default": []},
     "issuer": {"type": "str"},
-    "revoked": {"type": "list", "elements": "str", "default": []},
+    "revoked": {"type": "list", "elements": "str"},
     "clients": {"type": "list", "elements": "str", "default": []},
     "client_certificates": {"type": "str"},
     "renew_before": {"type": "int", "default": 30},

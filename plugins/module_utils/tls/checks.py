@@ -136,15 +136,15 @@ def renewal_reasons(leaf: Certificate, issuer: Certificate | None, renew_before:
     return found
 
 
-def list_reasons(lists: Sequence[RevocationList], revoked: frozenset[int], renew_before: int, now: datetime.datetime) -> list[str]:
-    """Why revocation lists are to be made anew."""
+def list_reasons(lists: Sequence[RevocationList], revoked: frozenset[int] | None, renew_before: int, now: datetime.datetime) -> list[str]:
+    """Why revocation lists are to be made anew. revoked: what they have to hold, None for whatever they do."""
     found = []
     if revoked and not lists:
         found.append("there is none yet")
     for each in lists:
         if each.next_update is not None and each.next_update < now + datetime.timedelta(days=renew_before):
             found.append(f"the list of {each.issuer} expires on {day(each.next_update)}")
-        if each.revoked != revoked:
+        if revoked is not None and each.revoked != revoked:
             found.append(f"the list of {each.issuer} has {len(each.revoked)} certificates, {len(revoked)} are revoked")
     return found
 

@@ -105,7 +105,7 @@ def _place(facts: ClusterFacts, directory: str | None) -> tuple[tuple[int, int],
         beside = facts.data_directory
     if directory and not os.path.isabs(directory):
         raise BulwarkError(f"the directory has to be an absolute path, not {quoted(directory)}")
-    return (data.st_uid, data.st_gid), directory or os.path.join(beside, _DIRECTORY)
+    return (data.st_uid, data.st_gid), os.path.normpath(directory or os.path.join(beside, _DIRECTORY))
 
 
 def _use(database: Database, directory: str) -> Use:

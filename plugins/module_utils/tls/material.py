@@ -19,6 +19,8 @@ try:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
+    # What a damaged text, or one of a kind that cryptography does not know, ends in.
+    _UNREADABLE = (ValueError, TypeError, LookupError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
     CRYPTOGRAPHY_ERROR: str | None = None
 except ImportError:
     CRYPTOGRAPHY_ERROR = traceback.format_exc()
@@ -125,13 +127,15 @@ def read_certificates(text: str) -> tuple[Certificate, ...]:
     for number, block in enumerate(found, start=1):
         try:
             certificates.append(_certificate(x509.load_pem_x509_certificate(block.encode("ascii"))))
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             which = f"certificate {number} of {len(found)}" if len(found) > 1 else "the certificate"
             raise MaterialError(f"{which} cannot be read: {_reason(error)}") from None
     return tuple(certificates)
 
 
 def _certificate(parsed: Any) -> Certificate:
+    _public(parsed.public_key())  # which is read only now
+    _algorithm = parsed.signature_hash_algorithm
     names = tuple(name for name in _alternative_names(parsed) if name)
     constraints = _extension(parsed, x509.BasicConstraints)
     usage = _extension(parsed, x509.KeyUsage)
@@ -196,7 +200,7 @@ def read_lists(text: str) -> tuple[RevocationList, ...]:
                     parsed=parsed,
                 )
             )
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise MaterialError(f"the revocation list cannot be read: {_reason(error)}") from None
     return tuple(lists)
 
@@ -210,7 +214,7 @@ def read_key(text: str) -> Any:
         raise MaterialError(f"holds {'no' if not found else 'more than one'} private key in PEM form")
     try:
         return serialization.load_pem_private_key(found[0].encode("ascii"), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise MaterialError("the private key cannot be read") from None  # the reason may quote the key
 
 

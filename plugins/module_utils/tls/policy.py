@@ -32,6 +32,7 @@ class Wanted:
     """What is wanted. certificate: None keeps the installed one; else it and the intermediate ones after it.
 
     key: the private key, None to use the installed one. key_file: where it was read. clients: name to certificate, None for one that is to be made.
+    revoked: the serial numbers that the lists have to hold, None for whatever they do.
     """
 
     names: tuple[str, ...]
@@ -39,7 +40,7 @@ class Wanted:
     authorities: tuple[Certificate, ...]
     lists: tuple[RevocationList, ...]
     issuer: Certificate | None
-    revoked: frozenset[int]
+    revoked: frozenset[int] | None
     clients: Mapping[str, Certificate | None]
     renew_before: int
     key_file: str | None = None
@@ -70,7 +71,7 @@ def read_wanted(options: Mapping[str, Any], directory: str, mistakes: list[Mista
         authorities=tuple({each.pem: each for each in authorities}.values()),
         lists=lists,
         issuer=issuer[0] if issuer else None,
-        revoked=_revoked(options.get("revoked") or [], mistakes),
+        revoked=None if options.get("revoked") is None else _revoked(options["revoked"], mistakes),
         clients=_clients(options, mistakes),
         renew_before=int(options.get("renew_before") or 0),
         key_file=key_file,

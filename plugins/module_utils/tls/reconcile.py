@@ -76,7 +76,7 @@ def decide(wanted: Wanted, installed: Installed | None, in_use: frozenset[str], 
     broken = pair is None or (bool(wanted.authorities) and bool(chain_problems(pair.chain, wanted.authorities, now)))
     texts = None if broken or pair is None else _texts(wanted, pair, installed, in_use)
     differences = _differences(texts, installed, pair) if texts is not None else ()
-    judged = (client_problem(name, each, wanted.issuer, wanted.revoked, wanted.renew_before, now) for name, each in wanted.clients.items())
+    judged = (client_problem(name, each, wanted.issuer, wanted.revoked or frozenset(), wanted.renew_before, now) for name, each in wanted.clients.items())
     return Decision(
         texts=texts if differences else None,
         leaf=pair.chain[0] if pair else None,
