@@ -81,8 +81,8 @@ class Estate:
         assert done["changed"] > 0
         again = self.harden()
         assert again["changed"] == 0, self.output
-        # One question to the server and the check of the variables of three roles are not the role's own.
-        assert again["ok"] <= 4 + 2, self.output
+        # One question to the server and the check of the variables of four roles are not the role's own.
+        assert again["ok"] <= 5 + 2, self.output
         if foretold:
             assert self.harden("--check")["changed"] == 0
 
