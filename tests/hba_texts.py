@@ -58,7 +58,8 @@ _OPTIONS = (
     "x=y",
     "map=a,map=b",
 )
-_NOISE = ' \t\r,#"\\@+/=ab1.é:\v-'
+# Without @ before a slash or a dot: what comes of a directory in place of a file depends on the server's version.
+_NOISE = ' \t\r,#"\\+/=ab1.é:\v-'
 _BLANKS = (" ", "  ", "\t", " \t ", " \\\n", ",", " , ", "\r ")
 
 

@@ -110,7 +110,10 @@ def _killed(server: Server, turn: int, delay: float) -> bool:
             assert os.waitstatus_to_exitcode(status) == 0, f"turn {turn} failed"
             return False
         time.sleep(0.001)
-    os.killpg(child, signal.SIGKILL)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(child, signal.SIGKILL)  # it has not begun
     _child, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
 

@@ -147,10 +147,10 @@ def test_the_facts_say_so(cluster: patroni.Cluster) -> None:
 
 
 def test_the_role_has_patroni_restart_the_server(cluster: patroni.Cluster, tmp_path: Path) -> None:
-    connection = {"module_defaults": {"group/bulwark.postgresql.pg": cluster.login}}
+    connection = {"module_defaults": {"group/bulwark.postgresql.pg": cluster.login, "group/bulwark.postgresql.patroni": cluster.interface}}
     tasks = [{"name": "Settings", "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_server", "apply": connection}}]
     variables = {"pg_server_settings": {"max_connections": 80}, "pg_server_baseline": "none", "pg_server_restart": True}
-    interface = {f"pg_server_{name}": value for name, value in cluster.interface.items()}
+    interface = {f"bulwark_{name}": value for name, value in cluster.interface.items()}
     playbook = module.Playbook(tmp_path, tasks, {**variables, **interface})
     for attempt in range(2):
         running = playbook.start()
