@@ -120,6 +120,21 @@ def test_the_rules_are_what_the_document_says(fresh: Server) -> None:
     assert "- host all all 127.0.0.1/32 scram-sha-256" in done["diff"]["prepared"]
 
 
+def test_the_old_ways_in_are_closed(fresh: Server) -> None:
+    """Replication from elsewhere, passwords that are stored as MD5, and any role without TLS."""
+    fresh.psql("SET password_encryption = md5; CREATE ROLE veteran LOGIN REPLICATION PASSWORD 'old'")
+    applied(fresh, rules=[ADMINISTRATOR, {"databases": "all", "roles": "all", "addresses": "127.0.0.0/8"}])
+    try:
+        assert comes_in(fresh, "app", "shop")
+        assert not comes_in(fresh, "veteran", "shop", password="old")
+        for options in ({}, {"sslmode": "disable"}, {"host": fresh.host}):
+            assert not comes_in(fresh, "veteran", "shop", password="old", replication="true", **options)
+        for role in ("app", "other", "veteran", "postgres"):
+            assert not comes_in(fresh, role, "shop", sslmode="disable")
+    finally:
+        fresh.psql("DROP ROLE veteran")
+
+
 def test_the_files_keep_their_owner_and_mode(fresh: Server) -> None:
     path = fresh.data / "pg_hba.conf"
     path.chmod(0o640)

@@ -140,6 +140,10 @@ def test_clients_know_the_server(own: Estate, tmp_path: Path) -> None:
     assert "does not match host name" in own.psql(host="elsewhere.example.org", hostaddr="127.0.0.1")
     if own.server.major >= 15:  # libpq before that compares names only
         assert own.psql(host="127.0.0.1").startswith("t|TLSv1.3")
+    # The password's exchange is bound to this very session; from 17 on TLS may also come without being asked for.
+    assert own.psql(channel_binding="require").startswith("t|TLSv1.3")
+    if own.server.major >= 17:
+        assert own.psql(sslnegotiation="direct").startswith("t|TLSv1.3")
 
 
 def test_what_is_not_safe_is_refused(own: Estate) -> None:
