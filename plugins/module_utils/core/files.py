@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from .database import Database, Server
 
+_NEW = ".new-"  # between the name of a file and what makes its temporary name unique
+_LEFT_BEHIND = 3600  # seconds after which a temporary file is nobody's: a run that was killed has left it
+
 _PAUSE = 0.02  # seconds between two looks at the time of the last reload
 
 
@@ -46,13 +49,14 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
     temporary: str | None = None
     try:
         # The leading dot keeps an include_dir from reading it, should it be left behind.
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}{_NEW}", dir=directory)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
             _like_the_old(file.fileno(), target, mode)
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        _remove_leftovers(directory, f".{name}{_NEW}")
         sync_directory(directory)
     except OSError as error:
         if temporary is not None:
@@ -74,6 +78,13 @@ def _like_the_old(handle: int, target: str, mode: int) -> None:
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(handle, old.st_uid, old.st_gid)
     os.fchmod(handle, mode)
+
+
+def _remove_leftovers(directory: str, prefix: str) -> None:
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name.startswith(prefix) and os.lstat(path).st_mtime < time.time() - _LEFT_BEHIND:
+            os.unlink(path)
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:

@@ -81,3 +81,12 @@ def test_a_file_that_cannot_be_written_takes_the_others_back(tmp_path: Path) -> 
     with pytest.raises(BulwarkError, match="cannot write"), files.replaced({str(tmp_path / "first"): "new", str(tmp_path / "no" / "second"): "new"}):
         pass
     assert (tmp_path / "first").read_text(encoding="utf-8") == "old"
+
+
+def test_what_a_killed_run_left_behind_goes_after_a_while(tmp_path: Path) -> None:
+    for name in (".file.new-killed", ".file.new-running", ".file.previous", ".other.new-killed"):
+        (tmp_path / name).touch()
+        if name != ".file.new-running":
+            os.utime(tmp_path / name, (0, 0))
+    files.write_text(str(tmp_path / "file"), "new")
+    assert names(tmp_path) == [".file.new-running", ".file.previous", ".other.new-killed", "file"]
