@@ -21,7 +21,6 @@ import sqlalchemy
 from django.conf import settings as django_settings
 from django.db.utils import ConnectionHandler
 
-from ansible_collections.bulwark.postgresql.plugins.filter.connection_snippet import connection_snippet
 from tests import pki, servers
 from tests.integration import module
 
@@ -171,21 +170,32 @@ def test_every_snippet_connects(own: Estate, tmp_path: Path) -> None:
     for parameters in (place | {"user": "app"}, place | own.certificate_of("reporter")):
         os.environ["PGPASSWORD"] = PASSWORD
         try:
-            (tmp_path / "pg_service.conf").write_text(connection_snippet({**parameters, "service": "shop"}, "service"), encoding="utf-8")
+            (tmp_path / "pg_service.conf").write_text(snippet({**parameters, "service": "shop"}, "service"), encoding="utf-8")
             environment = {**os.environ, "PGSERVICEFILE": str(tmp_path / "pg_service.conf")}
-            for conninfo in ("service=shop", connection_snippet(parameters, "url")):
+            for conninfo in ("service=shop", snippet(parameters, "url")):
                 psql = [str(own.server.bindir / "psql"), "-XAtqc", "SELECT session_user", conninfo]
                 done = subprocess.run(psql, capture_output=True, text=True, env=environment, timeout=60, check=False)
                 assert done.stdout == f"{parameters['user']}\n", done.stderr
-            with eval(connection_snippet(parameters, "psycopg"), {"psycopg": psycopg}) as connection:
+            with eval(snippet(parameters, "psycopg"), {"psycopg": psycopg}) as connection:
                 assert connection.execute("SELECT session_user").fetchone() == (parameters["user"],)
-            engine = eval(connection_snippet(parameters, "sqlalchemy"), {"create_engine": sqlalchemy.create_engine})
+            engine = eval(snippet(parameters, "sqlalchemy"), {"create_engine": sqlalchemy.create_engine})
             with engine.connect() as session:
                 assert session.execute(sqlalchemy.text("SELECT session_user")).scalar() == parameters["user"]
             engine.dispose()
-            assert django_answer(connection_snippet(parameters, "django")) == parameters["user"]
+            assert django_answer(snippet(parameters, "django")) == parameters["user"]
         finally:
             del os.environ["PGPASSWORD"]
+
+
+def snippet(parameters: dict[str, str], style: str) -> str:
+    """What the filter writes, in a process of its own: one that has loaded the controller's part of Ansible runs modules in another way."""
+    program = (
+        "import json, sys\n"
+        "from ansible_collections.bulwark.postgresql.plugins.filter.connection_snippet import connection_snippet\n"
+        "print(connection_snippet(*json.load(sys.stdin)), end='')"
+    )
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, input=json.dumps([parameters, style]), env=module.environment(), capture_output=True, text=True, check=True).stdout
 
 
 def django_answer(entry: str) -> object:
