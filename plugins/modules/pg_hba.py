@@ -213,13 +213,16 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     changed = bool(planned)
     if changed and not module.check_mode:
         apply(server, planned, patroni)
+    findings = planned.findings()
+    if any(finding.code == "ssl_off" for finding in findings):
+        module.warn("ssl is off on this server, so that no connection matches a rule of the type hostssl: turn it on (role pg_ssl)")
     file = planned.facts.hba_file
     count = len(planned.policy.rules)
     came_in = "" if module.check_mode else "; a new connection came in under them"
     return {
         "changed": changed,
         "rules": [{**rule.told(), "file": file} for rule in planned.policy.rules],
-        "lint": [asdict(finding) for finding in planned.findings()],
+        "lint": [asdict(finding) for finding in findings],
         "diff": {"prepared": planned.diff()},
         "file": file,
         "reloaded": changed,

@@ -214,6 +214,18 @@ def test_names_of_an_earlier_task_are_expected_in_check_mode(fresh: Server) -> N
     assert result["changed"] is True
 
 
+def test_rules_for_tls_on_a_server_without_are_told(fresh: Server) -> None:
+    fresh.psql("ALTER SYSTEM SET ssl = off")
+    fresh.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
+    try:
+        result = run(fresh)
+        assert "ssl is off" in str(result["warnings"])
+        assert {finding["code"] for finding in result["lint"]} == {"ssl_off"}
+    finally:
+        fresh.psql("ALTER SYSTEM RESET ssl")
+        fresh.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
+
+
 def test_a_file_that_was_never_loaded_is_loaded(fresh: Server) -> None:
     applied(fresh)
     path = fresh.data / "pg_hba.conf"
