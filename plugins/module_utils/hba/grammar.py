@@ -33,9 +33,6 @@ class Token:
         return written(self)
 
 
-Field = "tuple[Token, ...]"
-
-
 @dataclass(frozen=True)
 class Line:
     """A logical line that is not empty. number: of its first line in the file, from 1."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from .grammar import Token
 
-Memberships = "Mapping[str, frozenset[str]]"  # a role -> the roles that it is a member of, directly or not
-
 
 @dataclass(frozen=True)
 class Answer:
