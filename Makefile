@@ -17,6 +17,10 @@ demo: ## Harden a private PostgreSQL 18 with a demo application, twice, and show
 test: ## Run the whole suite; names what this machine cannot run
 	@scripts/run suite all
 
+.PHONY: quick
+quick: ## Lint, unit tests, and the integration tests that the change can break, on the newest PostgreSQL
+	@scripts/run suite quick
+
 .PHONY: lint
 lint: ## Run the quality gates that take seconds
 	@scripts/run suite lint
@@ -31,7 +35,7 @@ unit: ## Run the fast tests, which need no server (PYTEST_ARGS='-k name')
 
 .PHONY: integration
 integration: ## Run the tests on PostgreSQL 14 to 18 (BULWARK_PG_MAJORS=18 for one, PYTEST_ARGS='-k name')
-	@scripts/run pytest tests/integration $(PYTEST_ARGS)
+	@scripts/run pytest -n 2 --dist loadgroup tests/integration $(PYTEST_ARGS)
 
 .PHONY: tarball
 tarball: ## Build the collection, install the tarball, run a playbook from the installed copy

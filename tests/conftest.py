@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import Server, majors, remove_all, start_all
+from tests.servers import Server, majors, remove_all, running, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class Servers(dict[int, Server]):
+    """One running server a major version, started on first use."""
+
+    def __missing__(self, major: int) -> Server:
+        self[major] = start(major)
+        return self[major]
+
+
 @pytest.fixture(scope="session")
-def servers() -> Iterator[dict[int, Server]]:
-    """One running server a major version, started in parallel on first use."""
-    started = start_all()
+def servers() -> Iterator[Servers]:
+    """The servers of this process, by major version."""
+    started = Servers()
     try:
         yield started
     finally:
@@ -26,7 +34,7 @@ def servers() -> Iterator[dict[int, Server]]:
 
 
 @pytest.fixture(scope="session", params=majors(), ids=lambda major: f"pg{major}")
-def server(request: pytest.FixtureRequest, servers: dict[int, Server]) -> Server:
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Each server in turn. What a test leaves on it is there for the next one: see `cluster`."""
     return servers[request.param]
 
@@ -38,6 +46,35 @@ def cluster(server: Server) -> Server:
         server.start()
     server.reset()
     return server
+
+
+@pytest.fixture(scope="module", params=majors(), ids=lambda major: f"pg{major}")
+def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of the test file's own, whose files, settings and rules are what its tests change."""
+    with running(request.param) as started:
+        yield started
+
+
+def _major(item: pytest.Item) -> int | None:
+    """The major version that a test runs on, None where it takes none from a fixture."""
+    parameters = getattr(item, "callspec", None)
+    found = [value for name, value in (parameters.params if parameters else {}).items() if name in ("server", "mine", "cluster", "major")]
+    return found[0] if found and isinstance(found[0], int) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked oldest_and_newest run on these majors alone; what shares a server runs in one process, in order."""
+    edges = {None, min(majors()), max(majors())}
+    left_out = [item for item in items if item.get_closest_marker("oldest_and_newest") and _major(item) not in edges]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+    # Files with long tests go first, so that no process ends with one of them alone.
+    long = {item.path for item in items if item.get_closest_marker("oldest_and_newest")}
+    items.sort(key=lambda item: item.path not in long)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{_major(item)}"))
 
 
 def _in_ci() -> bool:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = Path("/var/tmp")  # short (a socket's path may have 107 bytes) and reachable by every user
@@ -243,6 +243,7 @@ class Server:
         self.port = _free_port()
         self.keep = keep
         self.settings: dict[str, str] = {}
+        self._clean: dict[str, object] = {}
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -439,40 +440,86 @@ class Server:
         """Back to a fresh cluster: only the system's roles and databases, as initdb made them."""
         if self.settings:
             self.restart()
-        self.psql("ALTER SYSTEM RESET ALL; SELECT pg_reload_conf()")
-        databases = self.psql("SELECT quote_ident(datname) FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')").splitlines()
-        gone = [f"ALTER DATABASE {name} IS_TEMPLATE false; DROP DATABASE {name} WITH (FORCE);" for name in databases]
-        self.psql("".join(f"{part};\n" for statement in gone for part in statement.split(";") if part.strip()))
-        self._renew("template1", "postgres", "template0", "IS_TEMPLATE true")
-        self._renew("postgres", "template1", "template1", "")
-        self.psql(_RESET_CLUSTER)
+        with self._session("postgres") as run:
+            run("ALTER SYSTEM RESET ALL")
+            run("SELECT pg_reload_conf()")
+            for (name,) in run("SELECT quote_ident(datname) FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"):
+                run(f"ALTER DATABASE {name} IS_TEMPLATE false")
+                run(f"DROP DATABASE {name} WITH (FORCE)")
+        for name, other, source in (("template1", "postgres", "template0"), ("postgres", "template1", "template1")):
+            if self._fingerprint(name) != self._clean.get(name):
+                self._renew(name, other, source)
+                self._clean[name] = self._fingerprint(name)
+        with self._session("postgres") as run:
+            for statement in _RESET_CLUSTER:
+                run(statement)
+            for question in _TO_DROP if self.major < 15 else (*_TO_DROP, _PARAMETERS):
+                for (statement,) in run(question):
+                    run(statement)
 
-    def _renew(self, name: str, through: str, template: str, options: str) -> None:
+    def _renew(self, name: str, through: str, template: str) -> None:
+        """Make a database of initdb's anew."""
         comment = {"template1": "default template for new databases", "postgres": "default administrative connection database"}[name]
-        grants = "REVOKE CONNECT, TEMPORARY ON DATABASE template1 FROM PUBLIC; GRANT CONNECT ON DATABASE template1 TO PUBLIC;"
-        self.psql(
-            f"ALTER DATABASE {name} IS_TEMPLATE false;\nDROP DATABASE {name} WITH (FORCE);\n"
-            f"CREATE DATABASE {name} TEMPLATE {template} {options};\nCOMMENT ON DATABASE {name} IS '{comment}';\n" + (grants if name == "template1" else ""),
-            db=through,
-        )
+        with self._session(through) as run:
+            run(f"ALTER DATABASE {name} IS_TEMPLATE false")
+            run(f"DROP DATABASE {name} WITH (FORCE)")
+            run(f"CREATE DATABASE {name} TEMPLATE {template} IS_TEMPLATE {name == 'template1'}")
+            run(f"COMMENT ON DATABASE {name} IS '{comment}'")
+            if name == "template1":
+                run("REVOKE CONNECT, TEMPORARY ON DATABASE template1 FROM PUBLIC")
+                run("GRANT CONNECT ON DATABASE template1 TO PUBLIC")
 
+    def _fingerprint(self, name: str) -> object:
+        """What changes with any row that is written in a catalog of this database, and with its properties."""
+        with self._session(name) as run:
+            tables = [table for (table,) in run(_CATALOGS)]
+            rows = " UNION ALL ".join(f"SELECT {number}, count(*), max(xmin::text::bigint) FROM {table}" for number, table in enumerate(tables))
+            return run(_PROPERTIES), run(f"{rows} ORDER BY 1")
+
+    @contextlib.contextmanager
+    def _session(self, db: str) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        """A session of the superuser; what it gives runs a statement and returns its rows."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.conninfo(db))
+        connection.autocommit = True
+        cursor = connection.cursor()
+
+        def run(statement: str) -> list[tuple[Any, ...]]:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+        try:
+            yield run
+        finally:
+            connection.close()
+
+
+# The database's own catalogs, and what shared catalogs hold of it.
+_CATALOGS = """
+SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared
+    AND relname NOT IN ('pg_statistic', 'pg_statistic_ext_data') ORDER BY 1
+"""
+_PROPERTIES = """
+SELECT d.xmin::text, shobj_description(d.oid, 'pg_database'), (SELECT array_agg(setconfig::text) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+FROM pg_database d WHERE datname = current_database()
+"""
+
+_PARAMETERS = "SELECT format('REVOKE ALL ON PARAMETER %s FROM PUBLIC', parname) FROM pg_parameter_acl"
 
 # What belongs to the cluster and outlives its databases.
-_RESET_CLUSTER = r"""
-SELECT format('DROP TABLESPACE %I', spcname) FROM pg_tablespace WHERE spcname NOT LIKE 'pg\_%' \gexec
-SELECT format('DROP OWNED BY %s CASCADE', string_agg(format('%I', rolname), ', '))
-  FROM pg_roles WHERE oid >= 16384 HAVING count(*) > 0 \gexec
-SELECT format('DROP ROLE %s', string_agg(format('%I', rolname), ', ')) FROM pg_roles WHERE oid >= 16384 HAVING count(*) > 0 \gexec
-SELECT format('ALTER ROLE %s RESET ALL', CASE setrole WHEN 0 THEN 'ALL' ELSE quote_ident(setrole::regrole::text) END)
-  FROM pg_db_role_setting WHERE setdatabase = 0 \gexec
-SELECT current_setting('server_version_num')::int >= 150000 AS has_parameters \gset
-\if :has_parameters
-SELECT format('REVOKE ALL ON PARAMETER %s FROM PUBLIC', parname) FROM pg_parameter_acl \gexec
-\endif
-ALTER ROLE postgres LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS INHERIT CONNECTION LIMIT -1
-  PASSWORD NULL VALID UNTIL 'infinity';
-COMMENT ON ROLE postgres IS NULL;
-"""
+_RESET_CLUSTER = (
+    "ALTER ROLE postgres LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS INHERIT CONNECTION LIMIT -1 PASSWORD NULL VALID UNTIL 'infinity'",
+    "COMMENT ON ROLE postgres IS NULL",
+)
+_TO_DROP = (
+    r"SELECT format('DROP TABLESPACE %I', spcname) FROM pg_tablespace WHERE spcname NOT LIKE 'pg\_%'",
+    """SELECT format('DROP OWNED BY %s CASCADE', string_agg(format('%I', rolname), ', '))
+    FROM pg_roles WHERE oid >= 16384 HAVING count(*) > 0""",
+    "SELECT format('DROP ROLE %s', string_agg(format('%I', rolname), ', ')) FROM pg_roles WHERE oid >= 16384 HAVING count(*) > 0",
+    """SELECT format('ALTER ROLE %s RESET ALL', CASE setrole WHEN 0 THEN 'ALL' ELSE quote_ident(setrole::regrole::text) END)
+    FROM pg_db_role_setting WHERE setdatabase = 0""",
+)
 
 
 def _directory(major: int) -> Path:

@@ -22,7 +22,7 @@ from ansible.module_utils.common import warnings as ansible_warnings
 from ansible.module_utils.testing import patch_module_args
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECTIONS = REPOSITORY / ".work" / "collections"
@@ -95,6 +95,33 @@ def refused(server: Any, policy: Any, *, check: bool = False, **options: Any) ->
     return str(result["msg"])
 
 
+def foretold(act: Callable[..., Result], snapshot: Callable[[], object], *same: str) -> Result:
+    """Act on what has something to do: check mode foretells it, in these parts of the result and the diff, without touching
+    anything, and a second run finds nothing left.
+    """
+    before = snapshot()
+    announced = act(check=True)
+    assert not announced.get("failed"), announced["msg"]
+    assert snapshot() == before
+    done = act(check=False)
+    assert not done.get("failed"), done["msg"]
+    assert (announced["changed"], done["changed"]) == (True, True)
+    assert {part: announced[part] for part in ("diff", *same)} == {part: done[part] for part in ("diff", *same)}
+    for check in (True, False):
+        again = act(check=check)
+        assert (again["changed"], again["diff"]["prepared"]) == (False, ""), again
+    return done
+
+
+def refusal(act: Callable[..., Result], snapshot: Callable[[], object]) -> str:
+    """The message of a refusal, which leaves everything as it was."""
+    before = snapshot()
+    result = act()
+    assert result.get("failed"), result
+    assert snapshot() == before
+    return str(result["msg"])
+
+
 def info(server: Any, **options: Any) -> Result:
     """What pg_access_info says."""
     result = run(server, "pg_access_info", **options)
@@ -112,6 +139,7 @@ def environment() -> dict[str, str]:
         "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
         "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_PIPELINING": "1",
         "ANSIBLE_DEVEL_WARNING": "False",
         "LC_ALL": "C.UTF-8",
     }

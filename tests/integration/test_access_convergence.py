@@ -184,6 +184,7 @@ def newest(servers: dict[int, Any]) -> Any:
     return server
 
 
+@pytest.mark.oldest_and_newest
 def test_a_playbook_with_check_and_diff_first(newest: Any, tmp_path: Path) -> None:
     """The role, by the real ansible-playbook: what --check --diff shows is what is then done, once."""
     variables = {f"pg_users_{key}": value for key, value in THREE_USERS.items()}

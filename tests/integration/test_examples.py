@@ -117,6 +117,7 @@ def log_in(server: Server, user: str, password: str, database: str) -> str:
         connection.close()
 
 
+@pytest.mark.oldest_and_newest
 def test_examples(cluster: Server, repository: Repository) -> None:
     """Check mode changes nothing, the first run makes everything, the second nothing more, and no password is shown."""
     assert changed(repository.site("--check")) == {SELF_HOSTED: 2, MANAGED: 2}

@@ -13,6 +13,7 @@ from tests import servers
 from tests.kills import campaign
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("major", servers.majors(), ids=lambda major: f"pg{major}")
 def test_a_kill_locks_nobody_out_and_one_more_run_converges(major: int) -> None:
     count = int(os.environ.get("BULWARK_KILLS", "20"))

@@ -191,6 +191,7 @@ def test_an_administrator_who_cannot_silence_the_log_is_told_so(loud: Server) ->
     assert query(loud, "SELECT FROM pg_roles WHERE rolname = 'alice'") == []
 
 
+@pytest.mark.oldest_and_newest
 def test_playbook(loud: Server, tmp_path: Path) -> None:
     login = {**loud.login}
     tasks = [

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import urllib.request
@@ -44,27 +45,13 @@ def parameters(cluster: patroni.Cluster) -> dict[str, Any]:
 
 
 def applied(cluster: patroni.Cluster, **options: Any) -> module.Result:
-    """Apply what has something to do: check mode foretells it without touching anything, and a second run finds nothing left."""
-    before = cluster.ask("/config")
-    foretold = run(cluster, check=True, **options)
-    assert not foretold.get("failed"), foretold["msg"]
-    assert cluster.ask("/config") == before
-    done = run(cluster, **options)
-    assert not done.get("failed"), done["msg"]
-    assert (foretold["changed"], done["changed"]) == (True, True)
-    assert (foretold["diff"], foretold["settings"]) == (done["diff"], done["settings"])
-    again = run(cluster, **options)
-    assert (again["changed"], again["settings"]) == (False, [])
-    return done
+    """Apply what has something to do."""
+    return module.foretold(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"), "settings")
 
 
 def refused(cluster: patroni.Cluster, **options: Any) -> str:
     """The message of a refusal, which leaves the configuration as it was."""
-    before = cluster.ask("/config")
-    result = run(cluster, **options)
-    assert result.get("failed"), result
-    assert cluster.ask("/config") == before
-    return str(result["msg"])
+    return module.refusal(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"))
 
 
 def test_settings_are_those_of_the_dynamic_configuration(cluster: patroni.Cluster) -> None:
@@ -146,6 +133,7 @@ def test_the_facts_say_so(cluster: patroni.Cluster) -> None:
     assert (found["patroni"], found["service"]["manager"]) == (True, "patroni")
 
 
+@pytest.mark.oldest_and_newest
 def test_the_role_has_patroni_restart_the_server(cluster: patroni.Cluster, tmp_path: Path) -> None:
     connection = {"module_defaults": {"group/bulwark.postgresql.pg": cluster.login, "group/bulwark.postgresql.patroni": cluster.interface}}
     tasks = [{"name": "Settings", "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_server", "apply": connection}}]

@@ -57,6 +57,7 @@ def play(server: Server, directory: Path, settings: dict[str, Any], *, restart: 
     return running.returncode, output
 
 
+@pytest.mark.oldest_and_newest
 def test_a_restart_happens_only_where_it_is_allowed(mine: Server, tmp_path: Path) -> None:
     libraries = {"shared_preload_libraries": ["auto_explain"]}
     before = mine.psql("SELECT pg_postmaster_start_time()")
@@ -76,6 +77,7 @@ def test_a_restart_happens_only_where_it_is_allowed(mine: Server, tmp_path: Path
     assert mine.psql("SELECT pg_postmaster_start_time()") == after
 
 
+@pytest.mark.oldest_and_newest
 def test_a_server_that_does_not_come_back_gets_the_settings_that_it_had(mine: Server, tmp_path: Path) -> None:
     code, output = play(mine, tmp_path / "good", {"shared_preload_libraries": ["auto_explain"], "work_mem": "8MB"}, restart=True)
     assert code == 0, output

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import subprocess
@@ -13,20 +14,10 @@ import psycopg2
 import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core import files
-from tests import servers
 from tests.integration import module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.servers import Server
-
-
-@pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of this file's own, since its files and settings are what the tests change."""
-    with servers.running(request.param) as started:
-        yield started
 
 
 @pytest.fixture
@@ -34,7 +25,9 @@ def fresh(mine: Server) -> Server:
     """The server without anything that an earlier test has set."""
     (mine.data / "conf.d" / "bulwark.conf").unlink(missing_ok=True)
     mine.psql("ALTER SYSTEM RESET ALL")
-    mine.restart()
+    mine.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
+    if mine.psql("SELECT count(*) FROM pg_settings WHERE pending_restart") != "0":
+        mine.restart()
     return mine
 
 
@@ -44,29 +37,13 @@ def run(server: Server, *, check: bool = False, **options: Any) -> module.Result
 
 
 def applied(server: Server, **options: Any) -> module.Result:
-    """Apply what has something to do: check mode foretells it without touching anything, and a second run finds nothing left."""
-    before = snapshot(server)
-    foretold = run(server, check=True, **options)
-    assert not foretold.get("failed"), foretold["msg"]
-    assert snapshot(server) == before
-    done = run(server, **options)
-    assert not done.get("failed"), done["msg"]
-    assert (foretold["changed"], done["changed"]) == (True, True)
-    assert foretold["diff"] == done["diff"]
-    assert foretold["settings"] == done["settings"]
-    for check in (True, False):
-        again = run(server, check=check, **options)
-        assert (again["changed"], again["settings"], again["diff"]["prepared"]) == (False, [], "")
-    return done
+    """Apply what has something to do."""
+    return module.foretold(functools.partial(run, server, **options), functools.partial(snapshot, server), "settings")
 
 
 def refused(server: Server, **options: Any) -> str:
-    """The message of a refusal, which leaves everything as it was, in check mode too."""
-    before = snapshot(server)
-    result = run(server, **options)
-    assert result.get("failed"), result
-    assert snapshot(server) == before
-    return str(result["msg"])
+    """The message of a refusal, which leaves everything as it was."""
+    return module.refusal(functools.partial(run, server, **options), functools.partial(snapshot, server))
 
 
 def snapshot(server: Server) -> tuple[object, ...]:
@@ -218,8 +195,8 @@ def test_sessions_go_on(fresh: Server) -> None:
         connection.close()
 
 
-def test_a_standby_has_settings_of_its_own(mine: Server) -> None:
-    standby = mine.make_standby()
+def test_a_standby_has_settings_of_its_own(fresh: Server) -> None:
+    standby = fresh.make_standby()
     try:
         applied(standby, settings={"work_mem": "24MB"})
         assert standby.psql("SHOW work_mem") == "24MB"

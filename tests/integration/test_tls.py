@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -20,7 +21,6 @@ from tests import pki, servers
 from tests.integration import module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers import Server
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 CA = pki.authority("First CA")
 NAMES = ["localhost", "127.0.0.1"]
 KILLS = 12  # a major
-
-
-@pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of this file's own, since its files and settings are what the tests change."""
-    with servers.running(request.param) as started:
-        yield started
 
 
 @pytest.fixture
@@ -71,19 +64,8 @@ def snapshot(server: Server) -> object:
 
 
 def applied(server: Server, **given: Any) -> module.Result:
-    """Apply what has something to do: check mode foretells it without touching anything, and a second run finds nothing left."""
-    before = snapshot(server)
-    foretold = run(server, check=True, **given)
-    assert not foretold.get("failed"), foretold["msg"]
-    assert snapshot(server) == before
-    done = run(server, **given)
-    assert not done.get("failed"), done["msg"]
-    assert (foretold["changed"], done["changed"]) == (True, True)
-    assert foretold["diff"] == done["diff"]
-    for check in (True, False):
-        again = run(server, check=check, **given)
-        assert (again["changed"], again["diff"]["prepared"]) == (False, "")
-    return done
+    """Apply what has something to do."""
+    return module.foretold(functools.partial(run, server, **given), functools.partial(snapshot, server))
 
 
 def shown(server: Server) -> str:
@@ -194,6 +176,7 @@ def test_a_reload_that_was_missed_is_made_up_for(bare: Server) -> None:
     assert shown(bare) == holder.pem
 
 
+@pytest.mark.oldest_and_newest
 def test_a_killed_run_leaves_a_working_server_and_the_next_one_ends_it(bare: Server) -> None:
     use(bare, applied(bare, **options(pki.certificate("localhost", CA, NAMES))))
     seed = random.Random(bare.major)

@@ -110,24 +110,27 @@ class Estate:
         return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module", params=servers.majors(), ids=lambda major: f"pg{major}")
-def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server without TLS, with passwords for one role and certificates for the others."""
-    with servers.running(request.param, ssl="off") as started:
-        path = started.data / "server.conf"
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("ssl")]
-        path.write_text("\n".join(kept) + "\n", encoding="utf-8")
-        (started.data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-        started.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE reporter LOGIN; CREATE ROLE leaver LOGIN; SELECT pg_reload_conf()")
-        yield started
+@pytest.fixture(scope="module")
+def plain(mine: Server) -> Server:
+    """The server without TLS, with passwords for one role and certificates for the others."""
+    mine.restart(ssl="off")
+    path = mine.data / "server.conf"
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("ssl")]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    (mine.data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
+    mine.psql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE reporter LOGIN; CREATE ROLE leaver LOGIN; SELECT pg_reload_conf()")
+    return mine
 
 
 @pytest.fixture(scope="module")
-def own(mine: Server, tmp_path_factory: pytest.TempPathFactory) -> Estate:
+def own(plain: Server, tmp_path_factory: pytest.TempPathFactory) -> Estate:
     """The server with an authority of its own, converged."""
-    estate = Estate(mine, tmp_path_factory.mktemp("controller"))
+    estate = Estate(plain, tmp_path_factory.mktemp("controller"))
     estate.variables.update(pg_ssl_source="ca", pg_ssl_client_certificates=["reporter", "leaver"])
-    estate.converge(foretold=True)
+    if plain.major in (min(servers.majors()), max(servers.majors())):
+        estate.converge(foretold=True)
+    else:  # a server to look at from outside; what the role does is the same on all
+        assert estate.harden()["failed"] == 0, estate.output
     return estate
 
 
@@ -156,15 +159,16 @@ def test_what_is_not_safe_is_refused(own: Estate) -> None:
     assert "Verify return code: 0 (ok)" in own.openssl("-tls1_2", "-CAfile", str(own.clients / "ca.crt"), "-verify_hostname", "localhost")
 
 
+@pytest.mark.oldest_and_newest
 def test_only_tls_1_3(own: Estate) -> None:
     own.variables["pg_ssl_profile"] = "modern"
     assert own.harden()["changed"] > 0, own.output
     assert "alert protocol version" in own.openssl("-tls1_2")
     assert own.psql().startswith("t|TLSv1.3")
-    own.variables["pg_ssl_profile"] = "baseline"
-    own.converge()
+    own.variables["pg_ssl_profile"] = "baseline"  # of the next run
 
 
+@pytest.mark.oldest_and_newest
 def test_every_snippet_connects(own: Estate, tmp_path: Path) -> None:
     place = {"host": "localhost", "port": own.server.port, "dbname": "postgres", "sslrootcert": str(own.clients / "ca.crt")}
     for parameters in (place | {"user": "app"}, place | own.certificate_of("reporter")):
@@ -211,6 +215,7 @@ def django_answer(entry: str) -> object:
     return answer
 
 
+@pytest.mark.oldest_and_newest
 def test_renewal_and_a_new_authority_under_load(own: Estate, tmp_path: Path) -> None:
     """Every transaction is a connection of its own, by a client that only knows the old authority; another keeps its session."""
     old = tmp_path / "old-ca.crt"
@@ -259,6 +264,7 @@ def test_renewal_and_a_new_authority_under_load(own: Estate, tmp_path: Path) -> 
     assert "unknown ca" in own.psql(**old_client)
 
 
+@pytest.mark.oldest_and_newest
 def test_a_revoked_client_is_refused(own: Estate, tmp_path: Path) -> None:
     lost = {}
     for name, path in own.certificate_of("leaver").items():
@@ -286,6 +292,7 @@ def other(tmp_path: Path) -> Iterator[Estate]:
         yield Estate(started, tmp_path)
 
 
+@pytest.mark.oldest_and_newest
 def test_a_request_that_somebody_else_signs(other: Estate, tmp_path: Path) -> None:
     authority = pki.authority("Company CA")
     (tmp_path / "company.crt").write_text(authority.pem, encoding="ascii")
@@ -306,6 +313,7 @@ def test_a_request_that_somebody_else_signs(other: Estate, tmp_path: Path) -> No
         other.variables["pg_ssl_renew_before"] = 100
 
 
+@pytest.mark.oldest_and_newest
 def test_ready_files(other: Estate, tmp_path: Path) -> None:
     authority = pki.authority("Company CA")
     names = {"pg_ssl_ca": "company.crt", "pg_ssl_certificate": "server.crt", "pg_ssl_key": "server.key"}
@@ -323,6 +331,7 @@ def test_ready_files(other: Estate, tmp_path: Path) -> None:
     assert other.psql(sslrootcert=str(tmp_path / "company.crt")).startswith("t|")
 
 
+@pytest.mark.oldest_and_newest
 def test_without_a_source_nothing_happens(other: Estate) -> None:
     other.variables = {name: value for name, value in other.variables.items() if not name.startswith("pg_ssl")}
     before = other.server.psql("SELECT name, setting FROM pg_settings WHERE name LIKE 'ssl%' ORDER BY 1")
@@ -330,6 +339,7 @@ def test_without_a_source_nothing_happens(other: Estate) -> None:
     assert other.server.psql("SELECT name, setting FROM pg_settings WHERE name LIKE 'ssl%' ORDER BY 1") == before
 
 
+@pytest.mark.oldest_and_newest
 def test_two_servers_share_an_authority(other: Estate) -> None:
     with servers.running(max(servers.majors()), ssl="off") as second:
         (second.data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
