@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _UNIT = re.compile(r"[^/]+\.service")
 _DEBIAN_CONFIG = re.compile(r"/etc/postgresql/([^/]+)/([^/]+)/[^/]+")
+# How long a server may take, in seconds, from its first instruction, which its pid file holds, to the moment that it calls its start.
+_START = 120.0
 _LIBRARY = re.compile(r"(.+)\.(?:so|dylib|dll)")
 
 _SETTINGS = """
@@ -26,6 +28,9 @@ SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN (
  'data_directory', 'config_file', 'hba_file', 'ident_file', 'port', 'unix_socket_directories', 'listen_addresses',
  'shared_preload_libraries', 'session_preload_libraries', 'external_pid_file')
 """
+
+# The process that serves this session, and when its server was started, in seconds.
+_SESSION = "SELECT pg_catalog.pg_backend_pid(), extract(epoch FROM pg_catalog.pg_postmaster_start_time())::float8"
 
 _PENDING = "SELECT name FROM pg_catalog.pg_settings WHERE pending_restart ORDER BY name"
 
@@ -63,7 +68,8 @@ class Service:
 class ClusterFacts:
     """A running server. Paths are None where the role may not see them.
 
-    local: the server's process is on this host and its configuration file can be read. bin_directory: where the running server's own
+    local: the process that serves this session is on this host, a child of the server whose files these are, and the configuration file can be
+    read. bin_directory: where the running server's own
     program is. managed: a provider runs it, so that there are no files and no superuser.
     """
 
@@ -100,7 +106,8 @@ def read_facts(database: Database) -> ClusterFacts:
     role, superuser = database.query("SELECT current_user, (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)")[0]
     data_directory = settings.get("data_directory")
     config_file = settings.get("config_file")
-    pid = _postmaster(data_directory, settings.get("external_pid_file"))
+    backend, started = database.query(_SESSION)[0]
+    pid = _postmaster(data_directory, settings.get("external_pid_file"), backend, started)
     executable = _executable(pid)
     provider = bool(database.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ANY(%(names)s))", {"names": list(_PROVIDER_ROLES)}))
     patroni = bool(database.value(_UNDER_PATRONI))
@@ -149,18 +156,32 @@ def _libraries(database: Database) -> tuple[str, ...]:
 # The server's process
 
 
-def _postmaster(data_directory: str | None, external_pid_file: str | None) -> int | None:
-    """The process id of the server, if it runs on this host. Raises nothing: what may not be read is not known."""
+def _postmaster(data_directory: str | None, external_pid_file: str | None, backend: int, started: float) -> int | None:
+    """The process id of the server, if it runs on this host. Raises nothing: what may not be read is not known.
+
+    Another server may report the same paths (a standby of this one, a container made of the same image). It is this one where the session's own
+    process is its child, and where it was started when the session says so.
+    """
     places = [f"{data_directory}/postmaster.pid" if data_directory else None, external_pid_file or None]
     for place in places:
         try:
-            first = Path(place).read_text(encoding="ascii").splitlines()[0] if place else ""
-            pid = int(first)
+            lines = Path(place).read_text(encoding="utf-8", errors="replace").splitlines() if place else []
+            pid = int(lines[0])
+            since = float(lines[2]) if len(lines) > 2 else started  # an external_pid_file has one line
         except (OSError, ValueError, IndexError):
             continue
-        if _is_server(pid):
+        if abs(since - started) < _START and _is_server(pid) and _parent(backend) == pid:
             return pid
     return None
+
+
+def _parent(pid: int) -> int | None:
+    """The parent of a process; None where there is none of that number."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        return int(after_name.split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _is_server(pid: int) -> bool:
