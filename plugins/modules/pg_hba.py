@@ -175,7 +175,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.converge import Options, apply, plan
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, secrets_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -199,6 +199,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
+    module.no_log_values.update(secrets_of(params["rules"]))  # in what Ansible itself shows of the options
     patroni = Patroni(params["patroni_url"], params["patroni_user"], params["patroni_password"], params["patroni_ca_cert"])
     options = Options(
         administrators=None if params["administrators"] is None else tuple(params["administrators"]),
@@ -234,7 +235,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
 
 def main() -> None:
     """The module's entry point."""
-    run(OPTIONS, converge)
+    run(OPTIONS, converge, log_options=False)
 
 
 if __name__ == "__main__":

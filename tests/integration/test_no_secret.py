@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,3 +227,65 @@ def test_playbook(loud: Server, tmp_path: Path) -> None:
     assert left
     for path in left:
         assert_none_in(path.read_text(encoding="utf-8", errors="replace"), loud)
+
+
+LDAP, RADIUS, OLD = "Directory-Secret-4", "Radius-Secret-5", "Older-Secret-6"
+OLD_RULE = f'hostssl all app 10.1.0.0/16 radius radiusservers=10.0.0.1 radiussecrets="{OLD}"\n'
+CUT_OFF = f"hostssl all app 10.1.0.0/16 ldap ldapserver=x ldapbindpasswd= {OLD}\n"  # the server refuses it, and quotes the secret
+SOCKET = {"type": "local", "databases": "all", "roles": "all", "method": "trust"}
+
+
+def rule(method: str, **options: Any) -> dict[str, Any]:
+    """A rule with a secret, which has never been in the file before."""
+    needed = {"radius": {"radiusservers": "10.0.0.1"}, "ldap": {"ldapserver": "x", "ldapbasedn": "y", "ldapbinddn": "z"}}
+    return {"databases": "all", "roles": "all", "addresses": "10.0.0.0/8", "method": method, "options": {**needed[method], **options}}
+
+
+def shown(results: list[dict[str, Any]]) -> list[str]:
+    """The secrets that are to be read in what modules return, with what Ansible adds."""
+    return [secret for secret in (RADIUS, LDAP, OLD) if secret in json.dumps(results)]
+
+
+def test_secrets_in_the_options_of_rules(mine: Server) -> None:
+    """In the file, which the server reads, and nowhere else."""
+    hba = mine.data / "pg_hba.conf"
+    hba.write_text("local all all trust\n" + OLD_RULE, encoding="utf-8")
+    question = {"role": "app", "database": "postgres", "address": "10.1.2.3", "encrypted": True}
+    seen = [run(mine, "pg_hba_info", questions=[question])]
+    for secret in (RADIUS, f"{RADIUS}-and-another"):
+        options = {"rules": [SOCKET, rule("radius", radiussecrets=secret)], "allow_weak": True}
+        seen += [run(mine, "pg_hba", check=check, diff=True, **options) for check in (True, False)]
+        assert (seen[-1].get("failed"), seen[-1]["changed"]) == (None, True), seen[-1]
+        assert f'"{secret}"' in hba.read_text(encoding="utf-8") or f"={secret}" in hba.read_text(encoding="utf-8")
+    assert "another secret" in seen[-1]["diff"]["prepared"]
+    seen.append(run(mine, "pg_hba_info", questions=[question]))
+    assert shown(seen) == []
+
+
+def test_secrets_in_rules_that_are_refused(mine: Server) -> None:
+    (mine.data / "pg_hba.conf").write_text("local all all trust\n" + CUT_OFF, encoding="utf-8")
+    seen = [run(mine, "pg_hba_info")]
+    for wrong in (
+        rule("ldap", ldapbindpasswd=LDAP),  # the servers of the tests are built without it
+        rule("ldap", ldapbindpasswd=[LDAP]),
+        rule("ldap", ldapbindpasswd=f"{LDAP}\n{LDAP}"),
+        rule("radius", radiussecrets=RADIUS, unknown="x"),
+    ):
+        seen.append(run(mine, "pg_hba", rules=[SOCKET, wrong], diff=True, allow_weak=True))
+        assert seen[-1].get("failed"), wrong
+    above = {**rule("radius", radiussecrets=RADIUS), "roles": "all"}
+    seen.append(run(mine, "pg_hba", rules=[SOCKET, above, rule("ldap", ldapbindpasswd=LDAP)], allow_weak=True))
+    assert "no connection would reach it" in seen[-1]["msg"]
+    assert shown(seen) == []
+
+
+@pytest.mark.oldest_and_newest
+def test_secrets_in_the_options_of_rules_in_a_playbook(mine: Server, tmp_path: Path) -> None:
+    (mine.data / "pg_hba.conf").write_text("local all all trust\n" + OLD_RULE, encoding="utf-8")
+    rules = [SOCKET, rule("radius", radiussecrets=RADIUS)]
+    role = {"name": "bulwark.postgresql.pg_hba", "apply": {"module_defaults": {"group/bulwark.postgresql.pg": mine.login}}}
+    variables = {"pg_hba_rules": rules, "pg_hba_allow_weak": True, "ansible_python_interpreter": sys.executable}
+    running = Playbook(tmp_path, [{"name": "Rules", "ansible.builtin.include_role": role}], variables).start("-vvv", "--diff")
+    output = running.communicate(timeout=120)[0]
+    assert running.returncode == 0, output
+    assert [secret for secret in (RADIUS, OLD) if secret in output] == []

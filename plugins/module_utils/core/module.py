@@ -29,9 +29,12 @@ LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 _CONNECT_TIMEOUT = 10  # seconds
 
 
-def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], dict[str, Any]]) -> None:
-    """Make the module, run its body against the server that its login options name, and end with its result or with one clear error."""
-    module = AnsibleModule(argument_spec={**LOGIN_OPTIONS, **options}, supports_check_mode=True)
+def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], dict[str, Any]], *, log_options: bool = True) -> None:
+    """Make the module, run its body against the server that its login options name, and end with its result or with one clear error.
+
+    log_options: Ansible writes the options to the host's own log; False where secrets stand in the midst of them.
+    """
+    module = AnsibleModule(argument_spec={**LOGIN_OPTIONS, **options}, supports_check_mode=True, no_log=not log_options)
     if PSYCOPG2_ERROR is not None:
         module.fail_json(msg=missing_required_lib("psycopg2"), exception=PSYCOPG2_ERROR)
     parameters = {**connection_parameters(module.params), "connect_timeout": _CONNECT_TIMEOUT}

@@ -45,7 +45,7 @@ def plan_patroni(policy: Policy, patroni: Patroni) -> Change | None:
     """What has to change in the dynamic configuration; None for nothing."""
     config = patroni.config()
     there = config.get("postgresql") or {}
-    wanted: dict[str, Any] = {"pg_hba": [str(rule) for rule in policy.rules]}
+    wanted: dict[str, Any] = {"pg_hba": [rule.text() for rule in policy.rules]}
     if policy.mappings is not None:
         wanted["pg_ident"] = [str(mapping) for mapping in policy.mappings]
     before = {key: there.get(key) for key in wanted}
@@ -89,6 +89,6 @@ def _taken(server: Server, policy: Policy, facts: ClusterFacts) -> bool:
         state = read_state(session, facts)
         wrong = file_errors(session, facts)
     if wrong:
-        raise BulwarkError(f"the server does not take the rules: {'; '.join(f'line {each.line}: {each.message}' for each in wrong)}")
+        raise BulwarkError(f"the server does not take the rules: {'; '.join(f'line {each.line}: {each.shown}' for each in wrong)}")
     mapped = policy.mappings is None or state.mappings == policy.mappings
     return state.rules == policy.rules and mapped and not state.stale

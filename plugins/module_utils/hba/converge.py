@@ -176,7 +176,7 @@ def apply(server: Server, planned: Planned, patroni: Patroni | None = None) -> N
             with replaced(planned.texts, 0o600):
                 wrong = file_errors(database, planned.facts)
                 if wrong:
-                    told = "; ".join(f"{each.file} line {each.line}: {each.message}" for each in wrong)
+                    told = "; ".join(f"{each.file} line {each.line}: {each.shown}" for each in wrong)
                     raise BulwarkError(f"the server would not take the rules, which are back as they were: {told}")
                 reloaded = True
                 reload_rules(server, database)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
 from .grammar import Token, line_text, written
@@ -17,6 +18,12 @@ ANYWHERE = ("0.0.0.0/0", "::/0", "all")
 
 METHODS = ("trust", "reject", "scram-sha-256", "md5", "password", "gss", "sspi", "ident", "peer", "ldap", "radius", "cert", "pam", "bsd", "oauth")
 WEAK = ("trust", "password", "md5", "ident")
+# Options whose values are secrets: they are in the files and in Patroni's configuration, and nowhere else.
+SECRET_OPTIONS = ("ldapbindpasswd", "radiussecrets")
+HIDDEN = "********"
+# What the server, and our reading of a file, quote of a line that they do not take.
+_QUOTED = re.compile(r"(not in name=value format|RADIUS secrets? list).*", re.DOTALL)
+
 WITH_PASSWORD = ("scram-sha-256", "md5", "password")
 
 
@@ -47,15 +54,24 @@ class Rule:
         """The value of an option; the last one counts."""
         return dict(self.options).get(name)
 
+    @property
+    def shown_options(self) -> tuple[tuple[str, str], ...]:
+        """The options with their secrets hidden."""
+        return tuple((name, HIDDEN if name in SECRET_OPTIONS else value) for name, value in self.options)
+
     def fields(self) -> list[tuple[Token, ...]]:
-        """The fields of its line."""
+        """The fields of its line, secrets included."""
         # An address and its mask, where no prefix length says the same, are two fields.
         parts = [] if self.address is None else [(Token(part, self.address.quoted),) for part in address_parts(self.address)]
         options = [(Token(f"{name}={value}"),) for name, value in self.options]
         return [(Token(self.type),), self.databases, self.roles, *parts, (Token(self.method),), *options]
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """The line as the server needs it, secrets included."""
         return line_text(self.fields())
+
+    def __str__(self) -> str:
+        return replace(self, options=self.shown_options).text()
 
     def told(self) -> dict[str, Any]:
         """As a module returns it: names as the file writes them."""
@@ -65,7 +81,7 @@ class Rule:
             "roles": [written(token) for token in self.roles],
             "address": None if self.address is None else " ".join(written(Token(part, self.address.quoted)) for part in address_parts(self.address)),
             "method": self.method,
-            "options": dict(self.options),
+            "options": dict(self.shown_options),
             "file": self.file,
             "line": self.line,
             "comment": self.comment,
@@ -134,6 +150,11 @@ class Problem:
     file: str
     line: int
     message: str
+
+    @property
+    def shown(self) -> str:
+        """The message without what it may quote of a secret."""
+        return _QUOTED.sub(r"\1", self.message)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..core.errors import Mistake, PolicyError, nearest
 from .grammar import Token
 from .lint import unknown_databases, unknown_roles
 from .match import covers, is_expression
-from .model import METHODS, TYPES, WEAK, Rule, UserMapping
+from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping
 from .reading import as_ip, method_problem, options_problem
 
 if TYPE_CHECKING:
@@ -61,6 +61,25 @@ def read_policy(
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
     return Policy((*rules, *(_rest() if reject_rest else [])), mappings)
+
+
+def secrets_of(document: Any) -> set[str]:
+    """The secrets in a document of rules, right or wrong, that nobody may see."""
+    rules = document if isinstance(document, (list, tuple)) else ()
+    options = [rule["options"] for rule in rules if isinstance(rule, Mapping) and isinstance(rule.get("options"), Mapping)]
+    return {part for each in options for name in SECRET_OPTIONS for part in _texts(each.get(name))}
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """The texts in a value of any shape, whole and in the parts that a message may quote."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif value is not None and str(value):
+        yield str(value)
+        yield from (part for part in re.split(r'[\s,"]+', str(value)) if part)
 
 
 def _rest() -> list[Rule]:

@@ -44,8 +44,10 @@ def mappings_text(mappings: Iterable[UserMapping]) -> str:
 
 
 def difference(heading: str, before: Iterable[object], after: Iterable[object]) -> str:
-    """The lines that go and come, in their order; empty where there are none."""
-    old, new = [str(each) for each in before], [str(each) for each in after]
+    """The lines that go and come, in their order; empty where there are none. Of a secret that changes, only that it does."""
+    earlier = list(before)
+    old = [str(each) for each in earlier]
+    new = [f"{each} (another secret)" if str(each) in old and each not in earlier else str(each) for each in after]
     changes = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
     if not changes:
         return ""
