@@ -46,7 +46,7 @@ def steps(server: Server, turn: int) -> list[tuple[str, dict[str, Any]]]:
     settings = {"work_mem": f"{4 + turn % 7}MB", "log_min_messages": ("warning", "error")[turn % 2], "shared_preload_libraries": ["auto_explain"]}
     certificate = _CERTIFICATES[turn % 2]
     files = {"certificate": certificate.chain, "key_content": certificate.key_pem, "ca": _AUTHORITY.pem, "names": _NAMES}
-    current = server.data / "bulwark_tls" / "current"
+    current = server.directory / "data_bulwark_tls" / "current"
     tls = {"ssl": True, "ssl_cert_file": f"{current}/server.crt", "ssl_key_file": f"{current}/server.key", "ssl_ca_file": f"{current}/ca.crt"}
     rules = [_ADMINISTRATOR, {"databases": "all", "roles": "all", "addresses": f"10.{turn % 200}.0.0/16"}]
     if turn % 2:

@@ -84,8 +84,10 @@ options:
   directory:
     description:
       - Where the generations are. It is made where it is missing.
-      - By default C(bulwark_tls) beside the server's main configuration file, or in the data directory where that file is not in a directory of the
-        server's account.
+      - By default C(bulwark_tls) beside the server's main configuration file, where that is outside the data directory and in a directory of the server's
+        account; else beside the data directory, as C(DATA_bulwark_tls).
+      - A directory inside the data directory is refused, since backups would stop at the link or leave it out, and would hold the private key. Files that an
+        earlier release has put there are moved out, and removed once no setting names them any more.
     type: path
   path_prefix:
     description: Put before the name of the option in each mistake of an error message, so that it names the user's own variable.
@@ -272,7 +274,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "certificate": told(planned),
         "files": planned.files(),
         "directory": planned.directory,
-        "owner": dict(zip(("user", "group"), planned.owner)),
+        "owner": dict(zip(("user", "group"), planned.place.owner)),
         "in_use": planned.use.on,
         "diff": {"prepared": planned.diff()},
         "msg": done + needed,

@@ -36,6 +36,7 @@ def bare(mine: Server) -> Server:
     (mine.data / "conf.d" / "bulwark_ssl.conf").unlink(missing_ok=True)
     mine.psql("SELECT pg_reload_conf()")
     shutil.rmtree(place(mine), ignore_errors=True)
+    shutil.rmtree(mine.data / "bulwark_tls", ignore_errors=True)
     return mine
 
 
@@ -51,13 +52,13 @@ def run(server: Server, *, check: bool = False, **given: Any) -> module.Result:
 
 def place(server: Server) -> Path:
     """Where the generations are."""
-    return server.data / "bulwark_tls"
+    return server.directory / "data_bulwark_tls"
 
 
 def snapshot(server: Server) -> object:
     """Every file there is, with its content and mode, and where links lead."""
     found = {}
-    for path in sorted(server.data.glob("bulwark_tls/**/*")):
+    for path in sorted([*place(server).rglob("*"), *server.data.glob("bulwark_tls/**/*")]):
         what: object = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "directory"
         found[str(path)] = (what, stat.S_IMODE(path.lstat().st_mode))
     return found
@@ -99,6 +100,68 @@ def test_it_is_installed_then_used_then_renewed(bare: Server) -> None:
         assert done["in_use"] is True
         assert shown(bare) == renewed.pem
     assert sorted(os.listdir(place(bare))) == ["3", "4", "current"]
+    assert not list(bare.data.rglob("*bulwark_tls*"))
+
+
+def in_the_data_directory(server: Server, *, waiting: bool = False) -> pki.Holder:
+    """The files where earlier releases put them, in use; waiting: with a key for the next certificate."""
+    holder, former = pki.certificate("localhost", CA, NAMES), server.data / "bulwark_tls"
+    account = servers.server_account()
+    owner = (account.pw_uid, account.pw_gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    generations.make_root(str(former), owner)
+    texts = {"server.crt": holder.chain, "server.key": holder.key_pem, "ca.crt": CA.pem}
+    generations.switch(str(former), generations.add(str(former), texts, owner))
+    if waiting:
+        (former / "staged.key").write_text(pki.pem_of(pki.new_key()), encoding="ascii")
+        (former / "staged.key").chmod(0o600)
+    current = former / "current"
+    use(server, {"files": {"certificate": f"{current}/server.crt", "key": f"{current}/server.key", "ca": f"{current}/ca.crt", "crl": ""}})
+    return holder
+
+
+@pytest.mark.parametrize("renewed", [False, True], ids=["as it is", "renewed"])
+def test_files_come_out_of_the_data_directory(bare: Server, *, renewed: bool) -> None:
+    holder = in_the_data_directory(bare, waiting=True)
+    former = bare.data / "bulwark_tls"
+    staged = (former / "staged.key").read_bytes()
+    given = options(pki.certificate("localhost", CA, NAMES)) if renewed else {"names": NAMES, "ca": CA.pem}
+    foretold = run(bare, check=True, **given)
+    assert (foretold["changed"], place(bare).exists()) == (True, False)
+    done = run(bare, **given)
+    assert not done.get("failed"), done["msg"]
+    assert done["diff"] == foretold["diff"]
+    assert f"moved from {former}" in done["diff"]["prepared"]
+    # Until the settings name the new place, the server goes on with the former one.
+    assert (shown(bare), former.exists()) == (holder.pem, True)
+    assert run(bare, **given)["changed"] is False
+    use(bare, done)
+    assert shown(bare) == (given["certificate"] if renewed else holder.pem)
+    done = applied(bare, **given)
+    assert f"{former} is removed" in done["diff"]["prepared"]
+    assert (former.exists(), (place(bare) / "staged.key").read_bytes()) == (False, staged)
+    assert shown(bare) == (given["certificate"] if renewed else holder.pem)
+
+
+def test_a_directory_in_the_data_directory_is_refused(bare: Server) -> None:
+    for inside in (bare.data, bare.data / "tls", bare.data / ".." / "data" / "tls"):
+        result = run(bare, **options(pki.certificate("localhost", CA, NAMES), directory=str(inside), path_prefix="pg_ssl_"))
+        assert [mistake["path"] for mistake in result["mistakes"]] == ["pg_ssl_directory"]
+        assert "must be outside the data directory" in result["msg"]
+
+
+def test_a_restored_base_backup_starts(bare: Server) -> None:
+    """The machine's data directory is lost, and restored where it was; the key is in no backup."""
+    holder = pki.certificate("localhost", CA, NAMES)
+    use(bare, applied(bare, **options(holder)))
+    backup = bare.directory / "backup"
+    servers._run([bare.bindir / "pg_basebackup", "-D", backup, "-h", bare.host, "-p", str(bare.port), "-U", "postgres", "-c", "fast"], "pg_basebackup")
+    key = holder.key_pem.splitlines()[1]
+    assert not [path for path in backup.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    bare.stop("immediate")
+    shutil.rmtree(bare.data)
+    backup.rename(bare.data)
+    bare.start()
+    assert shown(bare) == holder.pem
 
 
 def test_a_key_on_the_server_is_moved_in(bare: Server) -> None:

@@ -7,14 +7,30 @@ from __future__ import annotations
 import datetime
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.document import quoted
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.facts import read_facts
-from ..core.files import reload, remove
-from .generations import AUTHORITIES, CERTIFICATE, FILES, KEY, LINK, LISTS, Installed, add, discard, make_root, prune, read_installed, switch
+from ..core.files import read_text, reload, remove, write_text
+from .generations import (
+    AUTHORITIES,
+    CERTIFICATE,
+    FILES,
+    KEY,
+    LINK,
+    LISTS,
+    STAGED,
+    Installed,
+    add,
+    discard,
+    make_root,
+    prune,
+    read_installed,
+    remove_root,
+    switch,
+)
 from .handshake import address_of, load_problem, shown_certificate
 from .material import der, fingerprint, fits
 from .policy import Wanted, read_wanted
@@ -35,29 +51,52 @@ SELECT current_setting('ssl') = 'on', extract(epoch FROM pg_catalog.pg_conf_load
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the files are. owner: the server's account. former: the directory inside the data directory that had them, where it still exists."""
+
+    directory: str
+    owner: tuple[int, int]
+    former: str | None
+
+
+@dataclass(frozen=True)
 class Use:
-    """What the server does with the files. on: it speaks TLS with our certificate. files: the ones of the link that its settings name."""
+    """What the server does with the files. on: it speaks TLS with our certificate. files: the ones of the link that its settings name.
+
+    here: these are files of the directory itself, not of the former one.
+    """
 
     on: bool
     loaded: float
     files: frozenset[str]
+    here: bool
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. stale: the server has not loaded what is installed."""
+    """What will be done. stale: the server has not loaded what is installed. moving: the files come out of the data directory."""
 
-    directory: str
-    owner: tuple[int, int]
+    place: Place
     facts: ClusterFacts
     wanted: Wanted
     installed: Installed | None
     decision: Decision
     use: Use
+    moving: bool
     stale: bool
 
     def __bool__(self) -> bool:
-        return self.decision.texts is not None or self.stale
+        return self.decision.texts is not None or self.stale or self.moving or self.cleared
+
+    @property
+    def directory(self) -> str:
+        """Where the generations are."""
+        return self.place.directory
+
+    @property
+    def cleared(self) -> bool:
+        """Whether the former directory can go, since no setting names it any more."""
+        return self.place.former is not None and not self.moving and (self.use.here or not self.use.files)
 
     def path(self, file: str) -> str:
         """Where a file is for the server: through the link."""
@@ -72,7 +111,8 @@ class Planned:
 
     def diff(self) -> str:
         """The changes as a person reads them."""
-        lines = [*self.decision.differences, *(["the server loads what is there"] if self.stale else [])]
+        lines = [*([f"moved from {self.place.former}"] if self.moving else []), *self.decision.differences]
+        lines += [*(["the server loads what is there"] if self.stale else []), *([f"{self.place.former} is removed"] if self.cleared else [])]
         return "\n".join([f"TLS files in {self.directory}", *(f"  {line}" for line in lines)]) + "\n" if lines else ""
 
 
@@ -81,43 +121,80 @@ def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planne
     mistakes: list[Mistake] = []
     with server.connect() as database:
         facts = read_facts(database)
-        owner, directory = _place(facts, options["directory"])
-        use = _use(database, directory)
-    wanted = read_wanted(options, directory, mistakes)
-    installed = read_installed(directory)
+        place = _place(facts, options["directory"], mistakes)
+        use = _use(database, place)
+    moving = _moving(place)
+    source = place.former if moving and place.former else place.directory
+    wanted = read_wanted(options, source, mistakes)
+    installed = read_installed(source)
     decision = decide(wanted, installed, use.files, datetime.datetime.now(datetime.timezone.utc), mistakes)
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
-    planned = Planned(directory, owner, facts, wanted, installed, decision, use, False)
-    stale = decision.texts is None and _stale(planned)
-    return Planned(directory, owner, facts, wanted, installed, decision, use, stale)
+    if moving and decision.texts is None and decision.leaf is not None and installed is not None:
+        decision = replace(decision, texts=installed.texts)
+    planned = Planned(place, facts, wanted, installed, decision, use, moving, False)
+    return replace(planned, stale=decision.texts is None and _stale(planned))
 
 
-def _place(facts: ClusterFacts, directory: str | None) -> tuple[tuple[int, int], str]:
-    """Who owns the files, and where they are: beside the configuration where that is the server's own, else in the data directory."""
+def _place(facts: ClusterFacts, directory: str | None, mistakes: list[Mistake]) -> Place:
+    """Where the files are: beside the configuration where that is the server's own and outside the data directory, else beside that.
+
+    In the data directory the link would keep pgBackRest from every backup, pg_basebackup would leave it out, so that a restored server did not
+    start, and the private key would be in every backup.
+    """
     if not facts.local or not facts.data_directory or not facts.config_file:
         raise BulwarkError("the server's files are not on this host, or may not be read: run this on the server's host, as its account")
-    data = os.stat(facts.data_directory)
-    if os.geteuid() not in (0, data.st_uid):
+    data = os.path.realpath(facts.data_directory)
+    found = os.stat(data)
+    if os.geteuid() not in (0, found.st_uid):
         raise BulwarkError("the server's files belong to another account: run this as the server's account (become_user: postgres)")
-    beside = os.path.dirname(os.path.realpath(facts.config_file))
-    if os.stat(beside).st_uid != data.st_uid:
-        beside = facts.data_directory
     if directory and not os.path.isabs(directory):
         raise BulwarkError(f"the directory has to be an absolute path, not {quoted(directory)}")
-    return (data.st_uid, data.st_gid), os.path.normpath(directory or os.path.join(beside, _DIRECTORY))
+    if directory and _inside(directory, data):
+        text = f"must be outside the data directory {data}: backups would stop at the link or leave it out, and would hold the private key"
+        mistakes.append(Mistake("directory", text))
+    former = os.path.join(data, _DIRECTORY)
+    chosen = os.path.normpath(directory or _default(facts, data, found.st_uid))
+    return Place(chosen, (found.st_uid, found.st_gid), former if os.path.isdir(former) and former != chosen else None)
 
 
-def _use(database: Database, directory: str) -> Use:
+def _inside(path: str, data: str) -> bool:
+    return os.path.commonpath([os.path.realpath(path), data]) == data
+
+
+def _default(facts: ClusterFacts, data: str, account: int) -> str:
+    beside = os.path.dirname(os.path.realpath(facts.config_file or ""))
+    if not _inside(beside, data) and os.stat(beside).st_uid == account:
+        return os.path.join(beside, _DIRECTORY)
+    above, name = os.path.split(data)
+    chosen = os.path.join(above, f"{name}_{_DIRECTORY}")
+    ask = "name a directory outside the data directory, which lasts as long as that and which the server's account may write (pg_ssl_directory)"
+    if facts.service is not None and facts.service.manager == "container" and os.path.ismount(data):
+        raise BulwarkError(f"{chosen} would be lost with the container: {ask}")
+    if not os.path.isdir(chosen) and not os.access(above, os.W_OK | os.X_OK):
+        raise BulwarkError(f"{chosen} cannot be made: {ask}")
+    return chosen
+
+
+def _moving(place: Place) -> bool:
+    """Whether what is in the former directory has to be brought here first."""
+    if place.former is None or read_installed(place.directory) is not None or os.path.exists(os.path.join(place.directory, STAGED)):
+        return False
+    return read_installed(place.former) is not None or os.path.exists(os.path.join(place.former, STAGED))
+
+
+def _use(database: Database, place: Place) -> Use:
     on, loaded, paths = database.query(_USE)[0]
-    ours = {os.path.join(directory, LINK, file): file for file in FILES}
+    places = [each for each in (place.directory, place.former) if each]
+    ours = {os.path.join(each, LINK, file): file for each in places for file in FILES}
     files = frozenset(ours[path] for path in paths if path in ours)
-    return Use(bool(on) and CERTIFICATE in files, float(loaded), files)
+    here = any(path.startswith(f"{place.directory}/") for path in paths if path in ours)
+    return Use(bool(on) and CERTIFICATE in files, float(loaded), files, here)
 
 
 def _stale(planned: Planned) -> bool:
     """Whether the server still has what was there before, as after a run that was killed between the link and the reload."""
-    if planned.installed is None or not planned.use.on:
+    if planned.installed is None or not (planned.use.on and planned.use.here):
         return False
     return planned.use.loaded < planned.installed.since or _shown(planned) is False
 
@@ -132,15 +209,32 @@ def _shown(planned: Planned) -> bool | None:
 
 def apply(server: Server, planned: Planned) -> None:
     """Do it. Raises BulwarkError; the server has then what it had before."""
-    if planned.decision.texts is None:
+    if planned.moving:
+        _bring_key(planned)
+    if planned.decision.texts is not None:
+        _install(server, planned, planned.decision.texts)
+    elif planned.stale:
         with server.connect() as database:
             reload(server, database)
         _prove(planned)
-        return
-    make_root(planned.directory, planned.owner)
-    name = add(planned.directory, planned.decision.texts, planned.owner)
+    if planned.cleared and planned.place.former:
+        _prove(planned)
+        remove_root(planned.place.former)
+
+
+def _bring_key(planned: Planned) -> None:
+    """The key that waits for its certificate comes along, from the former directory."""
+    text = read_text(os.path.join(planned.place.former or "", STAGED))
+    make_root(planned.directory, planned.place.owner)
+    if text is not None:
+        write_text(os.path.join(planned.directory, STAGED), text, 0o600)
+
+
+def _install(server: Server, planned: Planned, texts: Mapping[str, str]) -> None:
+    make_root(planned.directory, planned.place.owner)
+    name = add(planned.directory, texts, planned.place.owner)
     try:
-        _load(os.path.join(planned.directory, name), planned.decision.texts)
+        _load(os.path.join(planned.directory, name), texts)
         with server.connect() as database:
             _put_in_use(server, database, planned, name)
     except BaseException:
@@ -148,8 +242,9 @@ def apply(server: Server, planned: Planned) -> None:
         raise
     prune(planned.directory)
     key_file, leaf = planned.wanted.key_file, planned.decision.leaf
-    if key_file and leaf and os.path.dirname(key_file) == planned.directory and fits(planned.wanted.key, leaf):
-        remove(key_file)  # it was put there for this
+    ours = (planned.directory, planned.place.former)
+    if key_file and leaf and os.path.dirname(key_file) in ours and fits(planned.wanted.key, leaf):
+        remove(os.path.join(planned.directory, os.path.basename(key_file)))  # it was put there for this
 
 
 def _load(generation: str, texts: Mapping[str, str]) -> None:
@@ -162,20 +257,20 @@ def _load(generation: str, texts: Mapping[str, str]) -> None:
 def _put_in_use(server: Server, database: Database, planned: Planned, name: str) -> None:
     try:
         switch(planned.directory, name)
-        if planned.use.files:
+        if planned.use.here:  # after a move, the settings still name the former files
             reload(server, database)
             _prove(planned)
     except BaseException:
         with suppress(BulwarkError):
-            switch(planned.directory, planned.installed.name if planned.installed else None)
-            if planned.use.files:
+            switch(planned.directory, planned.installed.name if planned.installed and not planned.moving else None)
+            if planned.use.here:
                 reload(server, database)
         raise
 
 
 def _prove(planned: Planned) -> None:
     """Raises BulwarkError where the server does not show the certificate."""
-    if planned.use.on and _shown(planned) is False:
+    if planned.use.on and planned.use.here and _shown(planned) is False:
         raise BulwarkError("after the reload the server does not show the new certificate; its log says why")
 
 

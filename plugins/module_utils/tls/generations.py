@@ -128,6 +128,16 @@ def prune(directory: str) -> None:
             shutil.rmtree(os.path.join(directory, each))
 
 
+def remove_root(directory: str) -> None:
+    """Remove the directory with all generations; the keys in it first."""
+    with _told(f"cannot remove {directory}"):
+        for place, _directories, names in os.walk(directory):
+            for name in names:
+                if name in (KEY, STAGED):
+                    os.unlink(os.path.join(place, name))
+        shutil.rmtree(directory)
+
+
 def _numbered(directory: str) -> list[str]:
     return [each for each in os.listdir(directory) if each.isascii() and each.isdigit()]
 
