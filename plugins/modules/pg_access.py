@@ -38,7 +38,7 @@ options:
     default: {}
   mode:
     description:
-      - V(managed) is exact for the roles and schemas that the policy names and leaves the rest alone.
+      - V(managed) is exact for the roles, with their members, and the schemas that the policy names, and leaves the rest alone.
       - V(additive) grants what is missing and revokes nothing.
       - V(authoritative) is exact for every role but superusers and O(protected_roles) in the databases that the policy names.
     type: str

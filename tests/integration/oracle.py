@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from tests.integration.sql import query
@@ -75,12 +76,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class State:
-    """A database as it is: objects, what their access control lists say, and the roles of the server."""
+    """A database as it is: objects, what their access control lists say, and the roles of the server.
+
+    members: (member, group) -> whether one of its grants lets the member inherit, None where the member's own attribute decides.
+    inheriting: the roles with that attribute.
+    """
 
     things: Mapping[Key, Thing]
     entries: Mapping[Place, tuple[Entry, ...]]
     superusers: frozenset[str]
     roles: frozenset[str]
+    members: Mapping[tuple[str, str], bool | None]
+    inheriting: frozenset[str]
 
 
 _NAME = "coalesce((SELECT rolname FROM pg_roles WHERE oid = {}), 'PUBLIC')"
@@ -117,12 +124,19 @@ def state(server: Any, db: str, listed: Iterable[Thing]) -> State:
     for oid, column, *rest in query(server, columns, db=db):
         if ("table", oid) in objects:
             entries.setdefault((objects["table", oid].key, column), []).append(Entry(*rest))
-    roles = query(server, "SELECT rolname, rolsuper FROM pg_roles", db=db)
+    roles = query(server, "SELECT rolname, rolsuper, rolinherit FROM pg_roles", db=db)
+    option = "bool_or(m.inherit_option)" if server.major >= 16 else "NULL"
+    members = query(
+        server,
+        f"SELECT u.rolname, g.rolname, {option} FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member JOIN pg_roles g ON g.oid = m.roleid GROUP BY 1, 2",
+    )
     return State(
         {thing.key: thing for thing in objects.values()},
         {place: tuple(found) for place, found in entries.items()},
-        frozenset(name for name, superuser in roles if superuser),
-        frozenset(name for name, _superuser in roles),
+        frozenset(name for name, superuser, _inherit in roles if superuser),
+        frozenset(name for name, _superuser, _inherit in roles),
+        {(member, group): inherit for member, group, inherit in members},
+        frozenset(name for name, _superuser, inherit in roles if inherit),
     )
 
 
@@ -153,6 +167,43 @@ class Promise:
         if thing.kind == "schema":
             return str(schema.get("owner", owner))
         return owner if thing.extension else str(schema.get("objects_owner", owner))
+
+    # --- who is a member of what ---------------------------------------------------------------------------------------------------
+
+    def members(self) -> dict[tuple[str, str], bool]:
+        """(member, group) -> whether the member has the group's rights without SET ROLE."""
+        found = {}
+        for (member, group), option in self.before.members.items():
+            if group in self.absent or member in self.absent or not self._keeps(member, group):
+                continue
+            # An attribute that the document changes counts before 16, and not for memberships that are there from 16 on.
+            found[member, group] = self._inherits(member) if option is None else option
+        for member, role in self.policy["roles"].items():
+            for entry in role.get("member_of", []):
+                said = {} if isinstance(entry, str) else entry
+                group = entry if isinstance(entry, str) else entry["role"]
+                option = said.get("inherit")
+                inherits = self._inherits(member) if option is None else option
+                # Adding never takes away: what was inherited still is.
+                found[member, group] = inherits or (self.mode == "additive" and self.major >= 16 and found.get((member, group), False))
+        return found
+
+    def _inherits(self, role: str) -> bool:
+        declared = self.policy["roles"].get(role)
+        if declared is None or (self.mode == "additive" and "inherit" not in declared):
+            return role in self.before.inheriting or role not in self.before.roles
+        return bool(declared.get("inherit", True))
+
+    def _keeps(self, member: str, group: str) -> bool:
+        """Whether a membership stays without being declared; one that is declared comes again."""
+        if self.mode == "additive":
+            return True
+        if member in self.managed:
+            return False
+        if member in self.superusers or member.startswith("pg_"):
+            return True
+        keep = self.policy["roles"].get(group, {}).get("keep_members", [])
+        return any(fnmatchcase(member, pattern) for pattern in keep) if group in self.managed else self.mode != "authoritative"
 
     # --- what the document gives -------------------------------------------------------------------------------------------------
 
@@ -341,14 +392,9 @@ def _arguments(signature: str) -> list[str]:
 # --- effective rights ------------------------------------------------------------------------------------------------------------
 
 
-def memberships(server: Any, major: int) -> Callable[[str, str], set[str]]:
+def closure_of(promise: Promise) -> Callable[[str, str], set[str]]:
     """closure(role, database owner): the roles whose rights a role has without SET ROLE, itself included."""
-    inherits = "m.inherit_option" if major >= 16 else "u.rolinherit"
-    rows = query(
-        server,
-        f"SELECT u.rolname, g.rolname FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member JOIN pg_roles g ON g.oid = m.roleid WHERE {inherits}",
-    )
-    inheriting = {name for (name,) in query(server, "SELECT rolname FROM pg_roles WHERE rolinherit")}
+    inheriting = [pair for pair, inherits in promise.members().items() if inherits]
 
     def closure(role: str, database_owner: str) -> set[str]:
         found, todo = set(), [role]
@@ -356,8 +402,8 @@ def memberships(server: Any, major: int) -> Callable[[str, str], set[str]]:
             name = todo.pop()
             if name not in found:
                 found.add(name)
-                todo += [group for member, group in rows if member == name]
-                if name == database_owner and (major >= 16 or name in inheriting):
+                todo += [group for member, group in inheriting if member == name]
+                if name == database_owner and (promise.major >= 16 or promise._inherits(name)):
                     todo.append("pg_database_owner")
         return found
 
@@ -417,7 +463,7 @@ def answers(server: Any, db: str, kind: str, major: int) -> Iterator[tuple[str, 
 
 def verdicts(server: Any, db: str, promise: Promise) -> Iterator[Verdict]:
     """Every answer of the server to has_*_privilege() beside the promise."""
-    closure = memberships(server, promise.major)
+    closure = closure_of(promise)
     owner, *_others = (promise.owners[key] for key in promise.owners if key[0] == "database")
     groups: dict[str, set[str]] = {}
     by_oid = {(thing.kind, thing.oid): thing for thing in promise.before.things.values()}

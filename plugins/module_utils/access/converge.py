@@ -22,7 +22,7 @@ from .reconcile import (
     reconcile_database,
     wanted_details,
 )
-from .reconcile_roles import password_notes
+from .reconcile_roles import membership_notes, password_notes
 from .scope import Scope, scope_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Convergence:
             creations=Plan(tuple(change for each in self._policy.databases for change in plan_creation(cluster, each))),
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
-            notes=tuple(password_notes(scope, cluster)),
+            notes=(*password_notes(scope, cluster), *membership_notes(scope, cluster)),
             scope=scope,
             cluster=cluster,
         )

@@ -99,7 +99,7 @@ def _membership(entry: Membership, role: Role, cluster: Cluster) -> Any:
     options: dict[str, Any] = {"role": entry.role}
     if entry.admin:
         options["admin"] = True
-    if entry.inherit is not None and not (entry.inherit and role.inherit):
+    if entry.inherit is not None and entry.inherit != (role.inherit is not False):
         options["inherit"] = entry.inherit
     if entry.set is False:
         options["set"] = False

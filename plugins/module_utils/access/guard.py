@@ -83,10 +83,10 @@ def _may_connect(scope: Scope, cluster: Cluster, facts: DatabaseFacts) -> bool:
 def _inherited(scope: Scope, cluster: Cluster) -> set[str]:
     edges: dict[str, set[str]] = {}
     for entry in cluster.memberships:
-        if entry.member not in scope.managed and entry.inherit is not False:
+        if entry.member not in scope.managed and entry.inherit is not False and not scope.may_revoke_membership(entry, cluster):
             edges.setdefault(entry.member, set()).add(entry.role)
     for declared in scope.policy.roles:
-        edges.setdefault(declared.name, set()).update(entry.role for entry in declared.member_of if entry.inherit is not False)
+        edges.setdefault(declared.name, set()).update(entry.role for entry in declared.member_of if scope.inherits(entry, cluster.roles))
     return reachable(cluster.applying, edges)
 
 

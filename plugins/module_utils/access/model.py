@@ -59,6 +59,7 @@ class Role:
     settings: (database or None, parameter name) -> value as the server stores it; a list parameter's value is a tuple of its elements.
     password: in a declared role the secret as given (plain text or SCRAM verifier); in an actual role the stored verifier, '' for none,
     None where it may not be read. has_password is False for a declared role that must have none.
+    keep_members: patterns of members that somebody else manages.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Role:
     comment: str | None = None
     settings: Mapping[tuple[str | None, str], object] = field(default_factory=dict)
     member_of: tuple[Membership, ...] = ()
+    keep_members: tuple[str, ...] = ()
     password: str | None = field(default=None, repr=False)
     has_password: bool | None = None
     path: str = field(default="", compare=False)

@@ -29,6 +29,7 @@ _KEYS = (
     "settings",
     "database_settings",
     "member_of",
+    "keep_members",
 )
 _ABSENT_KEYS = ("state", "reassign_to")
 _MEMBER_KEYS = ("role", "admin", "inherit", "set", "grantor")
@@ -117,6 +118,7 @@ def _read_role(node: Node, name: str, passwords: Mapping[str, Any], exact: bool)
         comment=node.text("comment"),
         settings={**_settings(node, "settings", None), **_database_settings(node)},
         member_of=_memberships(node, name),
+        keep_members=_patterns(node),
         password=secret,
         has_password=has_password,
         path=node.path,
@@ -234,6 +236,16 @@ def _memberships(node: Node, member: str) -> tuple[Membership, ...]:
             node.mistakes.append(Mistake(path, f"contradicts an earlier entry for {quoted(role)}"))
         found.setdefault(role, entry)
     return tuple(found[role] for role in sorted(found))
+
+
+def _patterns(node: Node) -> tuple[str, ...]:
+    found = []
+    for item, path in node.entries("keep_members"):
+        if isinstance(item, str) and item and not text_problem(item):
+            found.append(item)
+        else:
+            node.mistakes.append(Mistake(path, f"must be a role's name, or a pattern such as emp_*, not {told(item)}"))
+    return tuple(found)
 
 
 def _group_problem(name: str) -> str | None:

@@ -13,7 +13,7 @@ from ..core.plan import Change
 from .model import Membership, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from .scope import Scope
     from .state import Cluster
@@ -165,24 +165,19 @@ def plan_memberships(scope: Scope, cluster: Cluster) -> list[Change]:
             keep = _kept(wanted[pair], entries, cluster.bootstrap)
             if scope.mode != "additive":
                 revocations.extend(entry for entry in entries if entry is not keep and not _is_creators(entry, cluster))
-            grants.extend(_membership_grant(scope, wanted[pair], keep))
-        elif _may_revoke_membership(scope, pair):
-            revocations.extend(entry for entry in entries if not _is_creators(entry, cluster))
+            grants.extend(_membership_grant(scope, wanted[pair], keep, cluster))
+        else:
+            revocations.extend(entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_creators(entry, cluster))
     return [_membership_revocation(scope, entry) for entry in _leaves_first(revocations)] + grants
-
-
-def _may_revoke_membership(scope: Scope, pair: tuple[str, str]) -> bool:
-    member, _role = pair
-    if scope.mode == "additive":
-        return False
-    if member in scope.managed:
-        return True
-    return scope.mode == "authoritative" and member not in scope.superusers and not scope.is_protected(member)
 
 
 def _is_creators(entry: Membership, cluster: Cluster) -> bool:
     """The ADMIN membership that PostgreSQL 16+ gives a CREATEROLE role in what it creates; without it the role could manage nothing."""
-    return entry.member == cluster.applying and entry.grantor == cluster.bootstrap and entry.admin
+    if entry.grantor != cluster.bootstrap or not entry.admin:
+        return False
+    member = cluster.roles.get(entry.member)
+    bare = entry.inherit is False and entry.set is False
+    return entry.member == cluster.applying or (bare and member is not None and bool(member.createrole))
 
 
 def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> Membership | None:
@@ -190,9 +185,9 @@ def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> 
     return min(candidates, key=lambda entry: (entry.grantor != bootstrap, entry.grantor or ""), default=None)
 
 
-def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None) -> list[Change]:
+def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None, cluster: Cluster) -> list[Change]:
     if scope.major >= 16:
-        options = {"ADMIN": wanted.admin, "INHERIT": wanted.inherit is not False, "SET": wanted.set is not False}
+        options = {"ADMIN": wanted.admin, "INHERIT": scope.inherits(wanted, cluster.roles), "SET": wanted.set is not False}
         before = {"ADMIN": keep.admin, "INHERIT": keep.inherit, "SET": keep.set} if keep else None
         if scope.mode == "additive" and before and all(before[name] or not options[name] for name in options):
             return []
@@ -267,6 +262,18 @@ def password_notes(scope: Scope, cluster: Cluster) -> list[str]:
     return notes
 
 
-def attributes_of(roles: Mapping[str, Role], name: str) -> Role:
-    """The role as it is, or as CREATE ROLE without options would make it."""
-    return roles.get(name, _BLANK)
+def membership_notes(scope: Scope, cluster: Cluster) -> list[str]:
+    """Members of declared roles that stay without being declared: superusers, who have every right anyway, and those who have made the role."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for entry in cluster.memberships if scope.mode != "additive" else ():
+        if entry.role not in scope.declared or entry.member in scope.managed or entry.member in (cluster.applying, cluster.bootstrap):
+            continue
+        if entry.member in scope.superusers:
+            found.setdefault(("superuser ", entry.member), set()).add(entry.role)
+        elif _is_creators(entry, cluster):
+            found.setdefault(("", entry.member), set()).add(entry.role)
+    return [
+        f"{kind}{member} is a member of {', '.join(sorted(roles))}, which the policy does not say, and was left so: "
+        + ("a superuser has every right without it" if kind else "it has made the role and may administer it")
+        for (kind, member), roles in sorted(found.items())
+    ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .model import (
@@ -27,8 +28,9 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from .model import Membership, Role
     from .state import Cluster
 
 MODES = ("managed", "additive", "authoritative")
@@ -80,7 +82,33 @@ class Scope:
 
     def is_protected(self, role: str) -> bool:
         """Whether the role is never touched, by its name."""
-        return any(fnmatchcase(role, pattern) for pattern in self.protected)
+        return _matches_any(role, self.protected)
+
+    @cached_property
+    def declared(self) -> Mapping[str, Role]:
+        """The declared roles by name."""
+        return {role.name: role for role in self.policy.roles}
+
+    def inherits(self, entry: Membership, actual: Mapping[str, Role]) -> bool:
+        """Whether a declared membership gives the group's privileges without SET ROLE: as it says, else as the member's own attribute says.
+
+        Where the policy does not say that either, the attribute that the role has counts, which is INHERIT for a new one.
+        """
+        said = (entry.inherit, *(roles[entry.member].inherit for roles in (self.declared, actual) if entry.member in roles))
+        return next((each for each in said if each is not None), True)
+
+    def may_revoke_membership(self, entry: Membership, cluster: Cluster) -> bool:
+        """Whether a membership that the policy does not declare is to be taken away."""
+        if self.mode == "additive":
+            return False
+        if entry.member in self.managed:
+            return True
+        if entry.member in self.superusers or self.is_protected(entry.member):
+            return False
+        if entry.role in self.declared:
+            # Without what it has in them, the applying role could not administer the roles of the policy.
+            return entry.member != cluster.applying and not _matches_any(entry.member, self.declared[entry.role].keep_members)
+        return self.mode == "authoritative"
 
     def may_revoke(self, objects: ObjectClass, grantee: str, privilege: str) -> bool:
         """Whether a right that the policy does not give is to be taken from the grantee."""
@@ -140,6 +168,10 @@ class Scope:
         if "*" in item and (objects.extension or self._left_to_parent(objects)):
             return False
         return like(item, objects.name)
+
+
+def _matches_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def like(item: str, name: str) -> bool:
