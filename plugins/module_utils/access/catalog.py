@@ -79,6 +79,8 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
             )
         ),
         holdings=_holdings(database, sorted(removable)),
+        sessions=int(database.value("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND datname IS NOT NULL")),
+        login_password=database.login_password,
     )
 
 

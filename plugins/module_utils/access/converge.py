@@ -22,7 +22,7 @@ from .reconcile import (
     reconcile_database,
     wanted_details,
 )
-from .reconcile_roles import membership_notes, password_notes
+from .reconcile_roles import membership_notes, password_notes, plan_own_password
 from .scope import Scope, scope_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Planned:
     creations: Plan
     databases: tuple[tuple[Database, Plan], ...]
     removals: Plan
+    own_password: Plan
     notes: tuple[str, ...]
     scope: Scope
     cluster: Cluster
@@ -76,7 +77,7 @@ class Planned:
         plan = self.before + self.creations
         for _database, part in self.databases:
             plan = plan + part
-        return plan + self.removals
+        return plan + self.removals + self.own_password
 
 
 class Convergence:
@@ -113,6 +114,7 @@ class Convergence:
             creations=Plan(tuple(change for each in self._policy.databases for change in plan_creation(cluster, each))),
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
+            own_password=Plan(tuple(plan_own_password(scope, cluster, self._options.iterations))),
             notes=(*password_notes(scope, cluster), *membership_notes(scope, cluster)),
             scope=scope,
             cluster=cluster,
@@ -182,6 +184,10 @@ class Convergence:
             if planned.removals:
                 with self._server.connect() as session:
                     retries += self._apply_part(session, planned.removals, lambda: self._removals_left(session))
+                done.append("removal of roles")
+            if planned.own_password:  # nothing of the run logs in after this
+                with self._server.connect() as session:
+                    retries += self._apply_part(session, planned.own_password, lambda: self._own_password_left(session))
         except BulwarkError as error:
             if not done:
                 raise
@@ -222,6 +228,10 @@ class Convergence:
         cluster = self._read_cluster(session)
         return Plan(tuple(plan_removals(self._scope(cluster), cluster)))
 
+    def _own_password_left(self, session: Session) -> Plan:
+        cluster = self._read_cluster(session)
+        return Plan(tuple(plan_own_password(self._scope(cluster), cluster, self._options.iterations)))
+
     def _apply_database(self, planned: Planned, database: Database, part: Plan) -> int:
         with self._server.connect(database.name) as session:
 
@@ -234,7 +244,8 @@ class Convergence:
 def summary(planned: Planned) -> str:
     """How much each part of the plan changes, in one line."""
     whole = planned.whole
-    counts = [("server", len(planned.before.changes) + len(planned.creations.changes) + len(planned.removals.changes))]
+    of_server = (planned.before, planned.creations, planned.removals, planned.own_password)
+    counts = [("server", sum(len(part.changes) for part in of_server))]
     counts += [(database.name, len(part.changes)) for database, part in planned.databases]
     parts = ", ".join(f"{name} {count}" for name, count in counts if count)
     return f"{len(whole.changes)} changes ({parts}): {whole.granted} privileges granted, {whole.revoked} revoked"

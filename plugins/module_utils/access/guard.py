@@ -5,22 +5,30 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..core import scram
+from ..core.document import child, quoted
 from ..core.errors import BulwarkError, Mistake
 from .model import DATABASE, PUBLIC, ObjectClass, Role
 from .reconcile_grants import declared_rights
+from .reconcile_roles import memberships_after
 from .state import reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ..core.plan import Plan
+    from .model import Membership
     from .scope import Scope
     from .state import Cluster, DatabaseFacts
 
 # A small database is cleaned up as a whole without further ado.
 _FEW = 100
+
+# How many seconds the password of the applying role must at least stay valid.
+_RUN = 3600
 
 
 def lockout_mistakes(scope: Scope, cluster: Cluster, facts: Iterable[DatabaseFacts]) -> list[Mistake]:
@@ -35,8 +43,10 @@ def lockout_mistakes(scope: Scope, cluster: Cluster, facts: Iterable[DatabaseFac
     declared = {role.name: role for role in scope.policy.roles}
     if applying in declared:
         mistakes.extend(_lost_by(declared[applying], cluster.roles[applying]))
+        mistakes.extend(_login_lost(scope, declared[applying], cluster))
     mistakes.extend(_last_administrator(scope, cluster, declared))
     if not cluster.roles[applying].superuser:
+        mistakes.extend(_memberships_lost(scope, cluster))
         mistakes.extend(
             Mistake(f"databases.{each.name}", f'role "{applying}" applies the policy and would lose CONNECT; grant it to that role')
             for each in facts
@@ -56,9 +66,88 @@ def _lost_by(role: Role, actual: Role) -> list[Mistake]:
         mistakes.append(Mistake(role.path, f"{because} CREATEROLE; declare createrole: true, or connect as another administrator"))
     if role.connection_limit == 0:
         mistakes.append(Mistake(role.path, f"{because} its connections (connection_limit: 0)"))
-    if role.valid_until not in (None, "infinity") and int(role.valid_until or 0) < time.time() * 1_000_000:
-        mistakes.append(Mistake(f"{role.path}.valid_until", f"{because} its password: the time has passed"))
+    if role.valid_until not in (None, "infinity") and int(role.valid_until or 0) < (time.time() + _RUN) * 1_000_000:
+        mistakes.append(Mistake(f"{role.path}.valid_until", f"{because} its password: the time has passed, or passes within the hour"))
     return mistakes
+
+
+def _login_lost(scope: Scope, role: Role, cluster: Cluster) -> Iterator[Mistake]:
+    """What would keep the applying role from the further connections of the run, or from what they are for."""
+    actual = cluster.roles[role.name]
+    because = "this role applies the policy and"
+    used, stored = cluster.login_password, actual.password
+    if used is not None and stored and (scram.kind(stored) != "scram" or scram.matches(used, stored)):
+        if role.has_password is False:
+            yield Mistake(
+                f"{role.path}.has_password",
+                f"{because} logs in with its password, which would be removed; connect as another role, or by peer",
+            )
+        if role.password and scram.is_verifier(role.password) and not scram.matches(used, role.password):
+            yield Mistake(
+                child("passwords", role.name),
+                f"{because} logs in with a password that does not match this verifier, and nothing proves that anybody knows "
+                "the one that does; give the new password itself, or connect as another role",
+            )
+    limit = role.connection_limit
+    if not actual.superuser and limit not in (None, -1, 0, actual.connection_limit) and int(limit or 0) <= cluster.sessions:
+        yield Mistake(
+            f"{role.path}.connection_limit",
+            f"{because} needs a limit of at least {cluster.sessions + 1} to connect to each database (sessions open now: {cluster.sessions})",
+        )
+    missing = [database.name for database in scope.policy.databases if database.name not in cluster.databases]
+    if missing and actual.createdb and role.createdb is False and not actual.superuser:
+        yield Mistake(role.path, f"{because} would lose CREATEDB before it creates database {quoted(missing[0])}; declare createdb: true")
+
+
+def _memberships_lost(scope: Scope, cluster: Cluster) -> list[Mistake]:
+    """Memberships, its own or those of its groups, without which the applying role would lose rights that it has now."""
+    declared = {name: role.inherit for name, role in scope.declared.items() if role.inherit is not None}
+    after = {**cluster.roles, **{name: replace(cluster.roles.get(name, Role(name)), inherit=inherit) for name, inherit in declared.items()}}
+    absent = {role.name for role in scope.policy.absent_roles}
+    had, left = _powers(cluster.memberships, cluster.roles), _powers(memberships_after(scope, cluster), after)
+    found: dict[tuple[str, str], None] = {}
+    for power, pairs in had.items():
+        reached, still = _holds(cluster.applying, power, had), _holds(cluster.applying, power, left)
+        members = _holds(cluster.applying, "any", had)
+        for member, role in sorted(pairs - left[power]):
+            if member in members and role in reached - still and not absent & {member, role}:
+                found[member, role] = None
+    return [
+        Mistake(
+            _place_of(scope, member, role),
+            f'role "{cluster.applying}" applies the policy and would lose what it has by the membership of "{member}" in "{role}"; '
+            "declare that membership as it is, or connect as another administrator",
+        )
+        for member, role in found
+    ]
+
+
+def _place_of(scope: Scope, member: str, role: str) -> str:
+    if member in scope.declared:
+        return f"{scope.declared[member].path}.member_of"
+    return f"{scope.declared[role].path}.keep_members" if role in scope.declared else "roles"
+
+
+def _powers(memberships: Iterable[Membership], roles: Mapping[str, Role]) -> dict[str, set[tuple[str, str]]]:
+    """The pairs of member and role by what the membership is good for: rights without SET ROLE, SET ROLE, granting it to others."""
+    powers: dict[str, set[tuple[str, str]]] = {"any": set(), "inherit": set(), "set": set(), "admin": set()}
+    for entry in memberships:
+        pair = (entry.member, entry.role)
+        powers["any"].add(pair)
+        inherits = entry.inherit if entry.inherit is not None else entry.member not in roles or roles[entry.member].inherit is not False
+        for name, has in (("inherit", inherits), ("set", entry.set is not False), ("admin", entry.admin)):
+            if has:
+                powers[name].add(pair)
+    return powers
+
+
+def _holds(member: str, power: str, powers: Mapping[str, set[tuple[str, str]]]) -> set[str]:
+    """The roles over which the member has the power, directly or through others."""
+    edges: dict[str, set[str]] = {}
+    for each, role in powers["any" if power == "admin" else power]:
+        edges.setdefault(each, set()).add(role)
+    reached = reachable(member, edges)
+    return {role for each, role in powers["admin"] if each in reached} if power == "admin" else reached
 
 
 def _last_administrator(scope: Scope, cluster: Cluster, declared: dict[str, Role]) -> list[Mistake]:

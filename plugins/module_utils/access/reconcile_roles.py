@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def plan_roles(scope: Scope, cluster: Cluster, iterations: int | None) -> list[C
     for role in scope.policy.roles:
         actual = cluster.roles.get(role.name)
         changes.extend(_attributes(role, actual))
-        changes.extend(_password(role, actual, cluster, iterations))
+        if role.name != cluster.applying:
+            changes.extend(_password(role, actual, cluster, iterations))
         if role.comment is not None and role.comment != (actual.comment or "" if actual else ""):
             changes.append(
                 Change(
@@ -47,6 +49,12 @@ def plan_roles(scope: Scope, cluster: Cluster, iterations: int | None) -> list[C
                 )
             )
     return changes
+
+
+def plan_own_password(scope: Scope, cluster: Cluster, iterations: int | None) -> list[Change]:
+    """The password of the role that applies the plan. It comes after everything else, because the run logs in with the old one until then."""
+    role = scope.declared.get(cluster.applying)
+    return _password(role, cluster.roles.get(cluster.applying), cluster, iterations) if role else []
 
 
 def _attributes(role: Role, actual: Role | None) -> list[Change]:
@@ -153,22 +161,48 @@ def _setting(role: str, place: str | None, name: str, value: object, database: s
 
 def plan_memberships(scope: Scope, cluster: Cluster) -> list[Change]:
     """Memberships of the declared roles: superfluous ones go first, so that no cycle and no dependency is in the way."""
+    revocations, declared = _membership_decisions(scope, cluster)
+    grants = [change for wanted, keep in declared for change in _membership_grant(scope, wanted, keep, cluster)]
+    return [_membership_revocation(scope, entry) for entry in _leaves_first(revocations)] + grants
+
+
+def memberships_after(scope: Scope, cluster: Cluster) -> list[Membership]:
+    """The memberships of the server after the plan, without those of roles that are dropped."""
+    revocations, declared = _membership_decisions(scope, cluster)
+    absent = {role.name for role in scope.policy.absent_roles}
+    gone = {*revocations, *(keep for _wanted, keep in declared if keep)}
+    left = [entry for entry in cluster.memberships if entry not in gone]
+    for wanted, keep in declared:
+        kept = keep if keep and scope.mode == "additive" else None
+        left.append(
+            replace(
+                wanted,
+                admin=wanted.admin or bool(kept and kept.admin),
+                inherit=(scope.inherits(wanted, cluster.roles) or bool(kept and kept.inherit)) if scope.major >= 16 else None,
+                set=(wanted.set is not False or bool(kept and kept.set)) if scope.major >= 16 else None,
+            )
+        )
+    return [entry for entry in left if not absent & {entry.role, entry.member}]
+
+
+def _membership_decisions(scope: Scope, cluster: Cluster) -> tuple[list[Membership], list[tuple[Membership, Membership | None]]]:
+    """What is revoked, and each declared membership with the existing one that it keeps."""
     wanted = {(entry.member, entry.role): entry for role in scope.policy.roles for entry in role.member_of}
     actual: dict[tuple[str, str], list[Membership]] = {}
     for entry in cluster.memberships:
         actual.setdefault((entry.member, entry.role), []).append(entry)
     revocations: list[Membership] = []
-    grants: list[Change] = []
+    declared: list[tuple[Membership, Membership | None]] = []
     for pair in sorted(set(actual) | set(wanted)):
         entries = actual.get(pair, [])
         if pair in wanted:
             keep = _kept(wanted[pair], entries, cluster.bootstrap)
             if scope.mode != "additive":
                 revocations.extend(entry for entry in entries if entry is not keep and not _is_creators(entry, cluster))
-            grants.extend(_membership_grant(scope, wanted[pair], keep, cluster))
+            declared.append((wanted[pair], keep))
         else:
             revocations.extend(entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_creators(entry, cluster))
-    return [_membership_revocation(scope, entry) for entry in _leaves_first(revocations)] + grants
+    return revocations, declared
 
 
 def _is_creators(entry: Membership, cluster: Cluster) -> bool:

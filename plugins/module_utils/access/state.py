@@ -30,7 +30,8 @@ class Cluster:
     """What belongs to the whole server. applying: the role of this session. passwords_readable: whether stored verifiers were read.
 
     parameters: the names of all settings in lower case. encodings: the names of those that a database may have. names: OID ->
-    role, and 0 -> PUBLIC.
+    role, and 0 -> PUBLIC. sessions: of the applying role, this one included. login_password: what this session logged in with, None
+    where the server asked for none.
     """
 
     version: int
@@ -47,6 +48,8 @@ class Cluster:
     encodings: frozenset[str]
     names: Mapping[int, str]
     holdings: tuple[Holding, ...] = ()
+    sessions: int = 1
+    login_password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,11 @@ class Database:
         return bool(self._connection.closed)
 
     @property
+    def login_password(self) -> str | None:
+        """The password that this session logged in with; None where the server asked for none."""
+        return str(self._connection.info.password) if self._connection.info.used_password else None
+
+    @property
     def major(self) -> int:
         """The server's major version, for example 18."""
         return self.server_version // 10000
