@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,16 @@ class Cluster:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def ask(self, path: str) -> Any:
-        """What the REST interface answers."""
-        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
-            return json.load(answer)
+        """What the REST interface answers; where it has no answer for the moment (5xx), it is asked again."""
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code < 500 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def _configuration(self) -> dict[str, Any]:
         account = {"username": "postgres", "password": PASSWORD}

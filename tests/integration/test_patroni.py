@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,9 @@ def test_what_somebody_else_has_set_there_stays(cluster: patroni.Cluster) -> Non
     password.add_password(None, cluster.url, patroni.USER, patroni.PASSWORD)
     opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(password))
     opener.open(urllib.request.Request(cluster.url + "/config", body.encode(), method="PATCH"), timeout=5).close()
+    deadline = time.monotonic() + 15
+    while parameters(cluster).get("temp_buffers") != "9MB" and time.monotonic() < deadline:
+        time.sleep(0.1)
     applied(cluster, settings={"work_mem": "5MB"})
     assert parameters(cluster) == {"temp_buffers": "9MB", "work_mem": "5MB"}
 
@@ -181,3 +185,16 @@ def test_rules_that_lock_out_patroni_are_refused(cluster: patroni.Cluster) -> No
     result = module.run(cluster, "pg_hba", rules=[RULES[0], *RULES[2:]], **ALLOWED, **cluster.interface)
     assert 'would lock out Patroni, which connects as "postgres" from 127.0.0.1' in result["msg"]
     assert cluster.ask("/config") == before
+
+
+@pytest.mark.parametrize("settings", [{"local_preload_libraries": ["nosuch"]}, {"statement_timeout": "1ms"}], ids=["no library", "a timeout"])
+def test_settings_that_keep_sessions_out_are_taken_back(cluster: patroni.Cluster, settings: dict[str, Any]) -> None:
+    assert "as it was" in refused(cluster, settings=settings)
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            assert cluster.psql("SELECT count(*) FROM generate_series(1, 100000)") == "100000"
+            return
+        except subprocess.CalledProcessError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

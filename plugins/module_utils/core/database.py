@@ -52,6 +52,8 @@ _SILENT_SETTINGS: Mapping[str, str] = {
     "pgaudit.log": "none",
 }
 
+_TIMEOUTS = ("statement_timeout", "transaction_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout")
+
 # What shows a statement that succeeds; the others show one that fails or are redacted by their own software.
 _TELLTALES = ("log_statement", "log_min_duration_statement", "log_min_duration_sample", "log_transaction_sample_rate")
 
@@ -155,6 +157,11 @@ class Database:
     def text(self, statement: Any) -> str:
         """The statement as the server would be sent it."""
         return statement if isinstance(statement, str) else str(statement.as_string(self._connection))
+
+    def without_timeouts(self) -> None:
+        """Keep this session alive and able to work, whatever timeouts the server's configuration is going to have."""
+        found = self.query("SELECT name FROM pg_catalog.pg_settings WHERE name = ANY(%(names)s)", {"names": list(_TIMEOUTS)})
+        self.execute(*(sql.SQL("SET {} = 0").format(sql.Identifier(name)) for (name,) in found))
 
     def in_recovery(self) -> bool:
         """Whether the server is a standby (or still recovering), where nothing can be written."""

@@ -144,21 +144,27 @@ def _put(path: str, text: str | None, mode: int) -> None:
         write_text(path, text, mode)
 
 
-def reload(server: Server, database: Database, timeout: float = 10.0) -> None:
+def reload(server: Server, database: Database, timeout: float = 10.0, *, recovering: bool = False) -> None:
     """Have the server read its files again, and wait until sessions that begin now see them.
 
-    Raises BulwarkError where the server does not do it within `timeout` seconds.
+    recovering: what is loaded now may keep new sessions out, so they are tried until they come in. Raises BulwarkError where the server does not
+    do it within `timeout` seconds, or, unless recovering, where a new session is refused.
     """
-    with server.connect() as session:  # a session that lasts may not have noticed the last reload yet
-        before = session.value("SELECT pg_catalog.pg_conf_load_time()")
+    before = database.value("SELECT pg_catalog.clock_timestamp()")
     if not database.value("SELECT pg_catalog.pg_reload_conf()"):
         raise BulwarkError("the server could not be told to reload its configuration (pg_reload_conf() returned false; see the server's log)")
     deadline = time.monotonic() + timeout
+    refused = ""
     while True:
-        # The postmaster reads first and gives what it read to the sessions that it starts.
-        with server.connect() as session:
-            if session.value("SELECT pg_catalog.pg_conf_load_time() > %(before)s", {"before": before}):
-                return
+        try:
+            # The postmaster reads first and gives what it read to the sessions that it starts.
+            with server.connect() as session:
+                if session.value("SELECT pg_catalog.pg_conf_load_time() > %(before)s", {"before": before}):
+                    return
+        except BulwarkError as error:
+            if not recovering:
+                raise
+            refused = f" ({error})"
         if time.monotonic() > deadline:
-            raise BulwarkError(f"the server has not reloaded its configuration within {timeout:g} s; see its log")
+            raise BulwarkError(f"the server has not reloaded its configuration within {timeout:g} s; see its log{refused}")
         time.sleep(_PAUSE)

@@ -98,6 +98,16 @@ def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[st
 def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was."""
     patroni.patch(change.patch)
+    try:
+        _wait(server, change, policy, facts)
+    except BaseException as error:
+        patroni.patch(change.undo)
+        if isinstance(error, BulwarkError):
+            raise BulwarkError(f"{error}; Patroni's dynamic configuration is as it was") from None
+        raise
+
+
+def _wait(server: Server, change: Change, policy: Policy, facts: ClusterFacts) -> None:
     deadline = time.monotonic() + change.patience
     while True:
         with server.connect() as session:
@@ -108,9 +118,8 @@ def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Poli
         if time.monotonic() > deadline:
             if not wrong:
                 return  # what left the configuration is the same elsewhere
-            patroni.patch(change.undo)
             raise BulwarkError(
-                f"{change.patience:g} s after the change of Patroni's dynamic configuration this server still says otherwise; the configuration is as it was: "
+                f"{change.patience:g} s after the change of Patroni's dynamic configuration this server still says otherwise: "
                 f"{'; '.join(wrong)} (Patroni's configuration file on this host goes before it, and so does ALTER SYSTEM)"
             )
         time.sleep(_PAUSE)

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..core.database import StatementError
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
 from ..core.files import make_directory, read_text, reload, remove, replaced, write_text
+from ..core.parameters import split_setting
 from ..core.patroni import Patroni
 from ..core.statements import compose, identifier, listed, literal
 from .by_patroni import Change, apply_patroni, plan_patroni
@@ -26,13 +25,18 @@ if TYPE_CHECKING:
 
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
-    from .model import Entry, Policy, State
+    from .model import Entry, Policy, State, Value
 
 # A session has these from somewhere nearer than any file.
 _NEARER = frozenset({"client", "database", "database user", "global", "session", "user"})
 
 # A session through a Unix socket says 0, whatever is set.
 _OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout"})
+
+# ALTER SYSTEM makes of an empty list one element without a name, which is no library and no directory.
+_NEVER_EMPTY = frozenset({"local_preload_libraries", "session_preload_libraries", "shared_preload_libraries", "unix_socket_directories"})
+
+_AS_BEFORE = "the settings are back as they were"
 
 # Runs a program and gives its exit code and what it said to standard error.
 RunCommand = Callable[["list[str]"], "tuple[int, str]"]
@@ -159,6 +163,7 @@ def _may_write(paths: list[str]) -> None:
 def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
     auto = next((entry.file for entry in state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"), "")
     policy = replace(policy, wanted=tuple(merged(wanted, state, auto) for wanted in policy.wanted))
+    _check_empty(policy, state, auto)
     changed = []
     for wanted in policy.wanted:
         definition = state.definitions.get(wanted.name)
@@ -170,9 +175,19 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
     return Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
 
 
+def _check_empty(policy: Policy, state: State, auto: str) -> None:
+    """An empty list is what is left where ALTER SYSTEM has set nothing; so no file may say otherwise."""
+    for wanted in policy.wanted:
+        beneath = [entry for entry in state.entries if entry.name == wanted.name and entry.file != auto]
+        if wanted.name in _NEVER_EMPTY and wanted.value == () and beneath and beneath[-1].value:
+            place = f"{beneath[-1].file} line {beneath[-1].line}"
+            raise BulwarkError(f"ALTER SYSTEM cannot make {wanted.name} an empty list; take it out of {place}, which has {beneath[-1].value}")
+
+
 def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni | None = None) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     with server.connect() as database:
+        database.without_timeouts()
         if planned.change is not None:
             apply_patroni(server, patroni or Patroni(), planned.change, planned.policy, planned.facts)
         elif planned.method == "alter_system":
@@ -189,7 +204,7 @@ def _write(server: Server, database: Database, planned: Planned, run_command: Ru
     make_directory(os.path.dirname(file))
     old = read_text(file)
     reloaded = False
-    undo: list[tuple[str, str]] = []
+    undo: list[Any] = []
     try:
         with replaced(planned.texts, 0o600):
             _check(database, planned, run_command)
@@ -197,17 +212,26 @@ def _write(server: Server, database: Database, planned: Planned, run_command: Ru
                 write_text(planned.previous or "", old or "")
             for override in planned.overridden:
                 database.execute(_reset(override.name))
-                undo.append((override.name, override.value))
+                undo.append(_set(override.name, override.value))
             reloaded = True
             reload(server, database)
             _verify(server, planned)
-    except BaseException:
-        with suppress(BulwarkError):
-            for name, value in undo:
-                database.execute(_set(name, value))
-            if reloaded:
-                reload(server, database)
+    except BaseException as error:
+        if reloaded:
+            _take_back(server, database, undo, error)
+        if isinstance(error, BulwarkError):
+            raise BulwarkError(f"{error}; {_AS_BEFORE}") from None
         raise
+
+
+def _take_back(server: Server, database: Database, undo: list[Any], error: BaseException) -> None:
+    """Undo what ALTER SYSTEM did and have the files loaded, in the session that is still open: what is loaded may keep new ones out."""
+    try:
+        for statement in undo:
+            database.execute(statement)
+        reload(server, database, recovering=True)
+    except BulwarkError as problem:
+        raise BulwarkError(f"{error}; and the way back failed: {problem}. Put the settings right by hand and reload the server") from None
 
 
 def waiting(server: Server, planned: Planned) -> tuple[str, ...]:
@@ -233,7 +257,7 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
     """The server reads its files without applying them; so does its own program, for what only a start would find."""
     wrong = [entry for entry in read_entries(database) if entry.error and not _waits(entry, planned.state)]
     if wrong:
-        raise BulwarkError(f"the server would not take the settings, which are back as they were: {_told(wrong)}")
+        raise BulwarkError(f"the server would not take the settings: {_told(wrong)}")
     facts = planned.facts
     if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
@@ -243,7 +267,7 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
         command = ["setpriv", f"--reuid={os.stat(facts.data_directory).st_uid}", f"--regid={os.stat(facts.data_directory).st_gid}", "--clear-groups", *command]
     code, error = run_command(command)
     if code != 0:
-        raise BulwarkError(f"the server would not start with the settings, which are back as they were: {' '.join(error.split())}")
+        raise BulwarkError(f"the server would not start with the settings: {' '.join(error.split())}")
 
 
 def _verify(server: Server, planned: Planned) -> None:
@@ -258,7 +282,7 @@ def _verify(server: Server, planned: Planned) -> None:
         if not same(definition, definition.setting, wanted.value):
             wrong.append(f"{wanted.name} is {definition.setting} ({definition.source})")
     if wrong:
-        raise BulwarkError(f"after the reload the server still says otherwise; the settings are back as they were: {'; '.join(wrong)}")
+        raise BulwarkError(f"after the reload the server still says otherwise: {'; '.join(wrong)}")
 
 
 def _named(name: str) -> Any:
@@ -269,30 +293,28 @@ def _reset(name: str) -> Any:
     return compose("ALTER SYSTEM RESET {}", _named(name))
 
 
-def _set(name: str, value: str) -> Any:
-    return compose("ALTER SYSTEM SET {} = {}", _named(name), literal(value))
+def _set(name: str, value: Value) -> Any:
+    """ALTER SYSTEM quotes the elements of a list by itself, each given as one; so a list in one text is taken apart first."""
+    elements = split_setting(name, value) if isinstance(value, str) else value
+    if isinstance(elements, tuple):
+        if not elements and name in _NEVER_EMPTY:
+            return _reset(name)
+        return compose("ALTER SYSTEM SET {} = {}", _named(name), listed(literal(item) for item in elements or ("",)))
+    return compose("ALTER SYSTEM SET {} = {}", _named(name), literal(str(value)))
 
 
 def _alter_system(server: Server, database: Database, planned: Planned) -> None:
     auto = {entry.name: entry.value for entry in planned.state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"}
-    done: list[str] = []
+    undo: list[Any] = []
     try:
         for wanted in planned.policy.wanted:
             if any(wanted.name == each.name for each in planned.differences):
-                database.execute(_set_list(wanted.name, wanted.value))
-                done.append(wanted.name)
+                database.execute(_set(wanted.name, wanted.value))
+                undo.append(_set(wanted.name, auto[wanted.name]) if wanted.name in auto else _reset(wanted.name))
         reload(server, database)
         _verify(server, planned)
-    except (StatementError, BulwarkError) as error:
-        for name in done:
-            database.execute(_set(name, auto[name]) if name in auto else _reset(name))
-        with suppress(BulwarkError):
-            reload(server, database)
-        raise BulwarkError(f"{error}; the settings are back as they were") from None
-
-
-def _set_list(name: str, value: Any) -> Any:
-    """ALTER SYSTEM quotes the elements of a list by itself, each given as one."""
-    if isinstance(value, tuple):
-        return compose("ALTER SYSTEM SET {} = {}", _named(name), listed(literal(item) for item in value or ("",)))
-    return _set(name, value)
+    except BaseException as error:
+        _take_back(server, database, undo, error)
+        if isinstance(error, BulwarkError):
+            raise BulwarkError(f"{error}; {_AS_BEFORE}") from None
+        raise

@@ -117,13 +117,14 @@ def _sound(wanted: Wanted, state: State, mistakes: list[Mistake]) -> bool:
     missing = missing_libraries(wanted, state)
     if missing:
         hint = nearest(missing[0], state.libraries)
-        mistakes.append(Mistake(wanted.path, f"the server has no library {', '.join(missing)}{hint}; it would not start with that"))
+        then = "it would not start with that" if wanted.name == "shared_preload_libraries" else "nobody could connect any more with that"
+        mistakes.append(Mistake(wanted.path, f"the server has no library {', '.join(missing)}{hint}; {then}"))
     return not missing
 
 
 def missing_libraries(wanted: Wanted, state: State) -> list[str]:
     """The libraries that are wanted and not installed. A path is left to the server; so is everything where libraries may not be listed."""
-    if wanted.name != "shared_preload_libraries" or not state.libraries or isinstance(wanted.value, str):
-        return []
+    if wanted.name not in ("shared_preload_libraries", "session_preload_libraries") or not state.libraries or isinstance(wanted.value, str):
+        return []  # those of local_preload_libraries are in a directory of their own, which the server does not list
     known = {*state.libraries, *(f"$libdir/{name}" for name in state.libraries)}
     return [name for name in wanted.value if name not in known and "/" not in name.replace("$libdir/", "")]
