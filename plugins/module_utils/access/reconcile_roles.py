@@ -223,8 +223,8 @@ def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None,
     if scope.major >= 16:
         options = {"ADMIN": wanted.admin, "INHERIT": scope.inherits(wanted, cluster.roles), "SET": wanted.set is not False}
         before = {"ADMIN": keep.admin, "INHERIT": keep.inherit, "SET": keep.set} if keep else None
-        if scope.mode == "additive" and before and all(before[name] or not options[name] for name in options):
-            return []
+        if scope.mode == "additive" and before:  # adding never takes away
+            options = {name: value or bool(before[name]) for name, value in options.items()}
         if options == before:
             return []
         listed = ", ".join(f"{name} {'TRUE' if value else 'FALSE'}" for name, value in options.items())
