@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.parameters import split_setting
 from .catalog import read_state
-from .reconcile import Difference, shown
+from .reconcile import Difference, not_in_force, shown
 from .values import as_text, same
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _wait(server: Server, change: Change, policy: Policy, facts: ClusterFacts) -
     while True:
         with server.connect() as session:
             state = read_state(session, facts)
-        wrong = _not_yet(policy, state)
+        wrong = not_in_force(policy, state)
         if not wrong and not _still_there(change.gone, state):
             return
         if time.monotonic() > deadline:
@@ -128,14 +128,3 @@ def _wait(server: Server, change: Change, policy: Policy, facts: ClusterFacts) -
 def _still_there(gone: Mapping[str, str], state: State) -> bool:
     known = ((state.definitions[name], value) for name, value in gone.items() if name in state.definitions)
     return any(same(each, each.setting, value) and each.source == "configuration file" and not each.pending_restart for each, value in known)
-
-
-def _not_yet(policy: Policy, state: State) -> list[str]:
-    found = []
-    for wanted in policy.wanted:
-        definition = state.definitions.get(wanted.name)
-        if definition is None or definition.pending_restart or definition.source in ("client", "database", "user", "database user"):
-            continue
-        if not same(definition, definition.setting, wanted.value) and not definition.name.startswith("tcp_"):
-            found.append(f"{wanted.name} is {definition.setting} ({definition.source})")
-    return found

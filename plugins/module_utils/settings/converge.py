@@ -17,7 +17,7 @@ from ..core.statements import compose, identifier, listed, literal
 from .by_patroni import Change, apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
 from .policy import read_policy
-from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, overrides
+from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, not_in_force, overrides, still_loaded
 from .values import as_text, same
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
     from .model import Entry, Policy, State, Value
-
-# A session has these from somewhere nearer than any file.
-_NEARER = frozenset({"client", "database", "database user", "global", "session", "user"})
-
-# A session through a Unix socket says 0, whatever is set.
-_OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout"})
 
 # ALTER SYSTEM makes of an empty list one element without a name, which is no library and no directory.
 _NEVER_EMPTY = frozenset({"local_preload_libraries", "session_preload_libraries", "shared_preload_libraries", "unix_socket_directories"})
@@ -58,7 +52,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. texts: the files and what they will hold. resets: parameters for ALTER SYSTEM RESET."""
+    """What will be done. texts: the files and what they will hold. resets: parameters for ALTER SYSTEM RESET.
+
+    stale: what the server has not loaded yet, though the files hold it, as after a run that was killed before the reload.
+    """
 
     method: str
     policy: Policy
@@ -69,9 +66,10 @@ class Planned:
     differences: tuple[Difference, ...]
     overridden: tuple[Override, ...]
     change: Change | None = None
+    stale: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.overridden or self.change or (self.method == "alter_system" and self.differences))
+        return bool(self.texts or self.overridden or self.change or self.stale or (self.method == "alter_system" and self.differences))
 
     @property
     def resets(self) -> tuple[str, ...]:
@@ -94,6 +92,8 @@ class Planned:
         lines = [f"  {each.line()}" for each in self.differences] + [f"  {name}: ALTER SYSTEM RESET" for name in self.resets]
         headings = {"patroni": "settings in Patroni's dynamic configuration", "alter_system": "settings by ALTER SYSTEM"}
         heading = headings.get(self.method, f"settings in {self.file}")
+        if self.stale:
+            return "\n".join(["reload: the server has not loaded its settings", *(f"  {each}" for each in self.stale)]) + "\n"
         return "\n".join([heading, *lines]) + "\n" if lines else f"{heading}\n  comments\n" if self else ""
 
 
@@ -148,7 +148,8 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
     if read_text(file) != content:
         texts[file] = content
     _may_write([*texts, *([config] if directory and not os.path.isdir(directory) else [])])
-    return Planned("file", policy, state, facts, file, texts, differences(policy, state, file), found)
+    planned = Planned("file", policy, state, facts, file, texts, differences(policy, state, file), found)
+    return planned if planned else replace(planned, stale=(*not_in_force(policy, state), *still_loaded(state, file)))
 
 
 def _may_write(paths: list[str]) -> None:
@@ -172,7 +173,8 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
         if definition is None or not same(definition, current, wanted.value):
             context = definition.context if definition else "user"
             changed.append(Difference(wanted.name, current, as_text(wanted.name, wanted.value), context))
-    return Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
+    planned = Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
+    return planned if planned else replace(planned, stale=not_in_force(policy, state))
 
 
 def _check_empty(policy: Policy, state: State, auto: str) -> None:
@@ -245,6 +247,8 @@ def waiting(server: Server, planned: Planned) -> tuple[str, ...]:
 
 def _waits(entry: Entry, state: State) -> bool:
     """Whether the server's 'could not be applied' only means that the value waits for a restart."""
+    if not entry.file:
+        return True  # a parameter that is in no file any more, and goes back to its default at a restart
     definition = state.definitions.get(entry.name)
     return definition is not None and definition.context == "postmaster"
 
@@ -271,16 +275,9 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
 
 
 def _verify(server: Server, planned: Planned) -> None:
-    """A new session has what the policy says, but for what waits for a restart or is nearer to the session."""
+    """Raises BulwarkError where a new session does not have what the policy says."""
     with server.connect() as session:
-        state = read_state(session, planned.facts)
-    wrong = []
-    for wanted in planned.policy.wanted:
-        definition = state.definitions.get(wanted.name)
-        if definition is None or wanted.name in _OF_TCP or definition.context == "postmaster" or definition.source in _NEARER:
-            continue
-        if not same(definition, definition.setting, wanted.value):
-            wrong.append(f"{wanted.name} is {definition.setting} ({definition.source})")
+        wrong = not_in_force(planned.policy, read_state(session, planned.facts))
     if wrong:
         raise BulwarkError(f"after the reload the server still says otherwise: {'; '.join(wrong)}")
 

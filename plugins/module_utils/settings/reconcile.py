@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 # Whoever wants one more library does not want the others gone.
 _MERGED = frozenset({"shared_preload_libraries"})
 
+# A session has these from somewhere nearer than any file.
+_NEARER = frozenset({"client", "database", "database user", "global", "session", "user"})
+
+# A session through a Unix socket says 0, whatever is set.
+_OF_TCP = frozenset({"tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout"})
+
 _INCLUDE_DIR = re.compile(r"^[ \t]*include_dir[ \t]*=?[ \t]*'((?:[^']|'')+)'", re.MULTILINE | re.IGNORECASE)
 
 _HEADER = """\
@@ -135,6 +141,26 @@ def _winner(state: State, name: str) -> Entry | None:
 def shown(definition: Definition | None, value: Value, name: str) -> str:
     """The value as people read it."""
     return as_text(name, value) if definition is None else readable(definition, value)
+
+
+def not_in_force(policy: Policy, state: State) -> tuple[str, ...]:
+    """What a new session has otherwise than declared, but for what waits for a restart or is nearer to the session."""
+    found = []
+    for wanted in policy.wanted:
+        definition = state.definitions.get(wanted.name)
+        if definition is None or definition.pending_restart or definition.source in _NEARER or wanted.name in _OF_TCP:
+            continue
+        hidden = wanted.name == "archive_command" and definition.setting == "(disabled)"  # until archive_mode is on
+        if not hidden and not same(definition, definition.setting, wanted.value):
+            found.append(f"{wanted.name} is {definition.setting} ({definition.source})")
+    return tuple(found)
+
+
+def still_loaded(state: State, ours: str) -> tuple[str, ...]:
+    """What the server has from our file, which does not hold it any more."""
+    held = {entry.name for entry in state.entries if entry.file == ours}
+    loaded = (each for each in state.definitions.values() if each.file == ours and each.name not in held and not each.pending_restart)
+    return tuple(f"{each.name} is {each.setting} ({each.source})" for each in loaded)
 
 
 def overrides(policy: Policy, state: State, ours: str, config_file: str, include_line: int) -> tuple[Override, ...]:
