@@ -66,7 +66,7 @@ def _pytest(*arguments: str) -> tuple[str, ...]:
 
 
 # A change below one of these paths can break the tests that name its modules or roles; any other change to the code can break all.
-_DOMAINS = {"access": ("pg_access", "pg_users"), "settings": ("pg_settings", "pg_server"), "tls": ("pg_ssl",), "hba": ("pg_hba",)}
+_DOMAINS = {"access": ("pg_access", "pg_users", "test_access"), "settings": ("pg_settings", "pg_server"), "tls": ("pg_ssl",), "hba": ("pg_hba",)}
 _HARMLESS = ("docs/", "changelogs/", "bench/", "molecule/", "demo/", "tests/unit/", "scripts/", "LICENSES/")
 
 
@@ -95,7 +95,7 @@ def affected(changed: list[str]) -> tuple[str, ...]:
             names.update(_DOMAINS[domain])
         elif path.endswith((".py", ".yml")) and not path.startswith(_HARMLESS):
             return ("-m", "not oldest_and_newest", "tests/integration")
-    found.update(test for test in tests if any(name in test.read_text(encoding="utf-8") for name in names))
+    found.update(test for test in tests if any(name in f"{test.stem} {test.read_text(encoding='utf-8')}" for name in names))
     return tuple(str(test.relative_to(ROOT)) for test in sorted(found) if test.exists())
 
 

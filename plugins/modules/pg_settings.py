@@ -209,6 +209,8 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
     count = len(planned.differences)
     done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"
+    if planned.stale:
+        done = "The server would load its settings" if module.check_mode else "The server has loaded its settings"
     waits = f"; waiting for a restart: {', '.join(pending)}" if pending else ""
     return {
         "changed": changed,

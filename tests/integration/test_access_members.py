@@ -61,6 +61,18 @@ def test_a_member_that_the_policy_does_not_know_is_taken_out(cluster: Any) -> No
     assert memberships(cluster) == {("intern", "apart")}
 
 
+def test_additive_mode_takes_no_option_of_a_membership(cluster: Any) -> None:
+    execute(cluster, "CREATE ROLE g", "CREATE ROLE a", "GRANT g TO a WITH ADMIN OPTION")
+    policy = {"roles": {"a": {"member_of": ["g"]}}}
+    if cluster.major >= 16:
+        execute(cluster, "GRANT g TO a WITH INHERIT FALSE")
+        converge(cluster, policy, mode="additive")
+        assert query(cluster, "SELECT inherit_option FROM pg_auth_members WHERE member = 'a'::regrole") == [(True,)]
+    else:
+        unchanged(cluster, policy, mode="additive")
+    assert query(cluster, "SELECT admin_option FROM pg_auth_members WHERE member = 'a'::regrole") == [(True,)]
+
+
 def test_members_stay_in_additive_mode(cluster: Any) -> None:
     execute(cluster, "CREATE ROLE r", "CREATE ROLE intern", "GRANT r TO intern")
     unchanged(cluster, {"roles": {"r": {}}}, mode="additive")
