@@ -996,13 +996,3 @@ def test_many_databases_in_one_run(cluster: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asked = "SELECT has_schema_privilege('r', 'app', 'USAGE')"
         assert list(pool.map(lambda name: value(cluster, asked, db=name), names)) == [True] * 5
-
-
-def test_an_empty_default_privilege_gives_public_what_postgresql_gives(shop: Any) -> None:
-    """PostgreSQL takes a list with nobody in it for none at all, so that PUBLIC may execute what the creator makes."""
-    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE r REVOKE ALL ON FUNCTIONS FROM PUBLIC, r", db="shop")
-    converge(shop, in_shop(owner="r", profiles={"r": "migration"}))
-    execute(shop, "SET ROLE r; CREATE FUNCTION app.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'", db="shop")
-    assert value(shop, "SELECT has_function_privilege('other', 'app.mine()', 'EXECUTE')", db="shop") is False
-    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON FUNCTIONS FROM PUBLIC, s", db="shop")
-    unchanged(shop, in_shop(owner="r", profiles={"r": "migration"}))

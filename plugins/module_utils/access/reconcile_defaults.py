@@ -45,20 +45,15 @@ def plan_defaults(scope: Scope, contents: Contents) -> list[Change]:
         keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
     changes: list[Change] = []
     for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
-        acl = contents.default_acls.get(key)
-        planned = _plan_key(scope, contents.database, key, declared.get(key, {}), _actual(acl, key), key[0] in absent)
-        if acl == () and any(change.revoked for change in planned):
-            # From an empty list nothing can be taken away; once its owner is in it, PUBLIC is not.
-            words = sorted(expand(("ALL",), KIND_OF_TYPE[key[2]], scope.version))
-            planned = [_change(contents.database, key, "GRANT", words, False, [key[0]]), *(change for change in planned if not change.revoked)]
-        changes.extend(planned)
+        actual = _actual(contents.default_acls.get(key), key)
+        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), actual, key[0] in absent))
     return changes
 
 
 def _actual(acl: Sequence[AclEntry] | None, key: Key) -> dict[str, dict[str, bool]]:
     owner, schema, kind = key
     rights: dict[str, dict[str, bool]] = {}
-    if not acl:  # where nobody has anything by it, PostgreSQL goes back to what it gives by itself
+    if acl is None:
         if schema is None and kind in BUILT_IN:
             rights[PUBLIC] = dict.fromkeys(BUILT_IN[kind], False)
         return rights
