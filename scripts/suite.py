@@ -26,7 +26,7 @@ from tests.servers import majors
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".work" / "suite"
-BESIDE = 3  # stages at a time: each waits for servers and containers more than it computes
+BESIDE = 2  # stages at a time; the longest one uses two processes itself
 CANNOT = 3  # the exit code of a stage that this machine cannot run; the last line on standard error says why
 
 

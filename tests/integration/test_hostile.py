@@ -287,10 +287,16 @@ def test_a_lock_that_is_not_given_up(pair: Server) -> None:
 
 def test_a_lock_that_is_given_up_in_time(pair: Server) -> None:
     with holding(pair, BUSY, "one") as other:
-        timer = threading.Timer(0.5, other.rollback)
-        timer.start()
-        result = apply(pair, TWO, lock_timeout=100, lock_retries=8)
-        timer.join()
+
+        def give_up() -> None:
+            wait_until(lambda: value(pair, WAITING))
+            time.sleep(0.5)  # longer than one attempt waits
+            other.rollback()
+
+        thread = threading.Thread(target=give_up)
+        thread.start()
+        result = apply(pair, TWO, lock_timeout=100, lock_retries=20)
+        thread.join()
     assert result["retries"] > 0
     unchanged(pair, TWO)
 
