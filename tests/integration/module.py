@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,14 +96,24 @@ def refused(server: Any, policy: Any, *, check: bool = False, **options: Any) ->
     return str(result["msg"])
 
 
-def foretold(act: Callable[..., Result], snapshot: Callable[[], object], *same: str) -> Result:
+def _equal(snapshot: Callable[[], object], before: object, patience: float) -> bool:
+    """Whether everything is as it was, within some seconds where the answer may lag behind (Patroni's does)."""
+    deadline = time.monotonic() + patience
+    while snapshot() != before:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def foretold(act: Callable[..., Result], snapshot: Callable[[], object], *same: str, patience: float = 0) -> Result:
     """Act on what has something to do: check mode foretells it, in these parts of the result and the diff, without touching
     anything, and a second run finds nothing left.
     """
     before = snapshot()
     announced = act(check=True)
     assert not announced.get("failed"), announced["msg"]
-    assert snapshot() == before
+    assert _equal(snapshot, before, patience)
     done = act(check=False)
     assert not done.get("failed"), done["msg"]
     assert (announced["changed"], done["changed"]) == (True, True)
@@ -113,12 +124,12 @@ def foretold(act: Callable[..., Result], snapshot: Callable[[], object], *same: 
     return done
 
 
-def refusal(act: Callable[..., Result], snapshot: Callable[[], object]) -> str:
+def refusal(act: Callable[..., Result], snapshot: Callable[[], object], *, patience: float = 0) -> str:
     """The message of a refusal, which leaves everything as it was."""
     before = snapshot()
     result = act()
     assert result.get("failed"), result
-    assert snapshot() == before
+    assert _equal(snapshot, before, patience)
     return str(result["msg"])
 
 

@@ -47,12 +47,12 @@ def parameters(cluster: patroni.Cluster) -> dict[str, Any]:
 
 def applied(cluster: patroni.Cluster, **options: Any) -> module.Result:
     """Apply what has something to do."""
-    return module.foretold(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"), "settings")
+    return module.foretold(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"), "settings", patience=15)
 
 
 def refused(cluster: patroni.Cluster, **options: Any) -> str:
     """The message of a refusal, which leaves the configuration as it was."""
-    return module.refusal(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"))
+    return module.refusal(functools.partial(run, cluster, **options), functools.partial(cluster.ask, "/config"), patience=15)
 
 
 def test_settings_are_those_of_the_dynamic_configuration(cluster: patroni.Cluster) -> None:
