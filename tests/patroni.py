@@ -82,7 +82,7 @@ class Cluster:
                 "authentication": {"username": USER, "password": PASSWORD},
             },
             "raft": {"data_dir": str(self.directory / "raft"), "self_addr": f"127.0.0.1:{self._raft}"},
-            "bootstrap": {"dcs": {"loop_wait": 1, "retry_timeout": 3}, "initdb": [{"encoding": "UTF8"}]},
+            "bootstrap": {"dcs": {"loop_wait": 1, "retry_timeout": 10}, "initdb": [{"encoding": "UTF8"}]},
             "postgresql": {
                 "listen": f"127.0.0.1:{self.port}",
                 "connect_address": f"127.0.0.1:{self.port}",
