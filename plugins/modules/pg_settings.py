@@ -173,7 +173,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
-from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, plan, waiting
+from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, check_start, plan, waiting
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -204,8 +204,15 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         # Nobody asked for more than the baseline: on such a server it is the provider's to keep.
         return {"changed": False, "skipped_reason": str(error), "msg": f"skipped: {error}", "restart_required": False, "pending_restart": []}
     changed = bool(planned)
+
+    def run_command(command: list[str]) -> tuple[int, str]:
+        code, _output, error = module.run_command(command, cwd="/")
+        return code, error
+
     if changed and not module.check_mode:
-        apply(server, planned, lambda command: module.run_command(command, cwd="/")[::2], patroni)
+        apply(server, planned, run_command, patroni)
+    elif changed and not any(each.name.startswith("ssl_") and each.name.endswith("_file") for each in planned.differences):
+        check_start(planned, run_command)  # in check mode, files that an earlier task would install are not there yet
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
     count = len(planned.differences)
     done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"

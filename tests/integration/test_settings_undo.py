@@ -108,5 +108,5 @@ def test_settings_that_keep_sessions_out_are_taken_back(fresh: Server, settings:
         settings = {"idle_session_timeout": "1ms", **FAULT}
     fresh.psql("ALTER SYSTEM SET work_mem = '5MB'; SELECT pg_reload_conf(); SELECT pg_sleep(0.1)")
     message = refused(fresh, settings=settings, method=method)
-    assert "as they were" in message
+    assert "as they were" in message or "nothing was changed" in message
     assert fresh.psql("SELECT count(*) FROM generate_series(1, 100000)") == "100000"

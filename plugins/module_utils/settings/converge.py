@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
@@ -18,6 +18,7 @@ from .by_patroni import Change, apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
 from .policy import read_policy
 from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, not_in_force, overrides, still_loaded
+from .start import RunCommand, as_account, start_problem
 from .values import as_text, same
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 _NEVER_EMPTY = frozenset({"local_preload_libraries", "session_preload_libraries", "shared_preload_libraries", "unix_socket_directories"})
 
 _AS_BEFORE = "the settings are back as they were"
-
-# Runs a program and gives its exit code and what it said to standard error.
-RunCommand = Callable[["list[str]"], "tuple[int, str]"]
 
 
 class OutOfReachError(BulwarkError):
@@ -188,6 +186,7 @@ def _check_empty(policy: Policy, state: State, auto: str) -> None:
 
 def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni | None = None) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
+    check_start(planned, run_command)
     with server.connect() as database:
         database.without_timeouts()
         if planned.change is not None:
@@ -196,6 +195,15 @@ def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Pa
             _alter_system(server, database, planned)
         else:
             _write(server, database, planned, run_command)
+
+
+def check_start(planned: Planned, run_command: RunCommand) -> None:
+    """Raises BulwarkError where the server's own program would not start with the new values: of TLS, for one, the running server only logs a fault."""
+    changed = {each.name for each in planned.differences if each.after is not None}
+    values = {each.name: as_text(each.name, each.value) for each in planned.policy.wanted if each.name in changed}
+    problem = start_problem(planned.facts, values, run_command)
+    if problem:
+        raise BulwarkError(f"the server would not start with these settings, so that nothing was changed: {problem}")
 
 
 def _write(server: Server, database: Database, planned: Planned, run_command: RunCommand) -> None:
@@ -266,10 +274,7 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
     if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
     command = [f"{facts.bin_directory}/postgres", "-D", facts.data_directory, "-c", f"config_file={facts.config_file}", "-C", "data_directory"]
-    if os.geteuid() == 0:
-        # The program refuses to run as root.
-        command = ["setpriv", f"--reuid={os.stat(facts.data_directory).st_uid}", f"--regid={os.stat(facts.data_directory).st_gid}", "--clear-groups", *command]
-    code, error = run_command(command)
+    code, error = run_command(as_account(facts, command))
     if code != 0:
         raise BulwarkError(f"the server would not start with the settings: {' '.join(error.split())}")
 
