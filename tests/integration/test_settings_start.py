@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from tests.integration import module
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.servers import Server
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -52,15 +55,17 @@ def test_faults_that_a_reload_does_not_show_are_refused(mine: Server, method: st
     mine.restart()  # with whatever the runs have left
 
 
-def test_what_the_server_starts_with_is_accepted(mine: Server) -> None:
-    """Files that are named relative to the data directory, libraries, and what the server listens on included."""
-    before = set(os.listdir("/tmp"))
+def test_what_the_server_starts_with_is_accepted(mine: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are named relative to the data directory, libraries, and what the server listens on included. Nothing is left behind."""
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        each.chmod(0o777)  # the server's account makes its way there
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     settings: dict[str, Any] = {"ssl_ciphers": "HIGH:!aNULL", "ssl_ca_file": "server.crt", "ssl_min_protocol_version": "TLSv1.3", "shared_buffers": "64MB"}
     settings |= {"shared_preload_libraries": ["auto_explain"], "max_connections": 120, "log_destination": "csvlog"}
     result = module.run(mine, "pg_settings", settings=settings)
     assert not result.get("failed"), result["msg"]
     assert module.run(mine, "pg_settings", settings=settings)["changed"] is False
-    assert {name for name in set(os.listdir("/tmp")) - before if name.startswith("bulwark-")} == set()
+    assert os.listdir(tmp_path) == []
     mine.restart()
     assert module.run(mine, "pg_settings", settings=settings)["pending_restart"] == []
     assert mine.psql("SHOW ssl_ca_file") == "server.crt"
