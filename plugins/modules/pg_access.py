@@ -171,8 +171,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.converge import Convergence, Options, summary
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Patience
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATIENCE_OPTIONS, Proposal, outcome, patience_of, run
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -184,12 +183,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "passwords": {"type": "dict", "default": {}, "no_log": True},
     "mode": {"type": "str", "choices": ["managed", "additive", "authoritative"], "default": "managed"},
     "scram_iterations": {"type": "int"},
-    "lock_timeout": {"type": "int", "default": 5000},
-    "lock_retries": {"type": "int", "default": 5},
     "max_revoke_share": {"type": "float", "default": 0.5},
     "allow_mass_revoke": {"type": "bool", "default": False},
     "protected_roles": {"type": "list", "elements": "str", "default": ["pg_*", "rds*", "cloudsql*", "azure*", "alloydb*"]},
-    "path_prefix": {"type": "str", "default": ""},
+    **PATIENCE_OPTIONS,
 }
 
 
@@ -203,37 +200,14 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         iterations=params["scram_iterations"],
         max_revoke_share=params["max_revoke_share"],
         allow_mass_revoke=params["allow_mass_revoke"],
-        patience=Patience(params["lock_timeout"], params["lock_retries"]),
+        patience=patience_of(params),
         path_prefix=params["path_prefix"],
     )
     convergence = Convergence(server, policy, options)
     planned = convergence.plan()
     plan = planned.whole
-    with server.connect() as session:
-        data = plan.as_data(session)
-    result: dict[str, Any] = {
-        "changed": bool(plan),
-        "plan": data,
-        "sql": [change["sql"] for change in data],
-        "diff": {"prepared": plan.diff()},
-        "granted": plan.granted,
-        "revoked": plan.revoked,
-        "retries": 0,
-        "in_recovery": planned.cluster.in_recovery,
-        "server_version": planned.cluster.version,
-    }
-    for note in planned.notes:
-        module.warn(note)
-    if not plan:
-        result["msg"] = "Everything is as declared"
-    elif module.check_mode:
-        result["msg"] = f"Would make {summary(planned)}"
-    elif planned.cluster.in_recovery:
-        result.update(changed=False, skipped_reason="in recovery", msg=f"skipped: in recovery; the primary needs {summary(planned)}")
-    else:
-        result["retries"] = convergence.apply(planned)
-        result["msg"] = f"Made {summary(planned)}"
-    return result
+    proposal = Proposal(plan, summary(planned), lambda: convergence.apply(planned), planned.notes)
+    return {**outcome(module, server, proposal), "granted": plan.granted, "revoked": plan.revoked}
 
 
 def main() -> None:

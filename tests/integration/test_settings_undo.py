@@ -50,7 +50,7 @@ def applied(server: Server, **options: Any) -> module.Result:
     ("before", "wanted"),
     [
         ("shared_preload_libraries = pg_stat_statements, auto_explain", {"shared_preload_libraries": ["pg_stat_statements"]}),
-        ("search_path = \"$user\", 'app, or not', \"Mixed\"", {"search_path": ["public"]}),
+        ('search_path = "$user", \'app, or not\', "Mixed"', {"search_path": ["public"]}),
         ("search_path = ''", {"search_path": ["public"]}),
         ("log_line_prefix = 'it''s \\ \"quoted\" %m '", {"log_line_prefix": "%p "}),
         ("datestyle = 'German, DMY'", {"datestyle": "ISO, DMY"}),

@@ -8,14 +8,13 @@ A NULL ACL stands for the built-in default, so acldefault() takes its place (Pos
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..core.catalog import exploded, read_acl, role_names
 from ..core.parameters import split_setting
 from .model import (
     PARAMETER,
-    PUBLIC,
     TABLESPACE,
-    AclEntry,
     Membership,
     ObjectClass,
     Role,
@@ -29,29 +28,6 @@ if TYPE_CHECKING:
 
 
 BOOTSTRAP_SUPERUSER = 10  # the OID of the role that initdb made
-
-
-def read_acl(entries_read: Sequence[Sequence[Any]] | None, names: Mapping[int, str]) -> tuple[AclEntry, ...]:
-    entries = (
-        AclEntry(names.get(grantee, str(grantee)), names.get(grantor, str(grantor)), privilege, grantable)
-        for grantee, grantor, privilege, grantable in entries_read or ()
-    )
-    return tuple(sorted(entries, key=lambda entry: (entry.grantee, entry.privilege, entry.grantor)))
-
-
-def exploded(acl: str) -> str:
-    """SQL for an ACL as a JSON array of [grantee, grantor, privilege, grantable]; grantee 0 is PUBLIC."""
-    return (
-        "(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(x.grantee::bigint, x.grantor::bigint, x.privilege_type, x.is_grantable))"
-        f" FROM pg_catalog.aclexplode({acl}) x)"
-    )
-
-
-def role_names(database: Database) -> dict[int, str]:
-    """OID -> name of every role, and 0 for PUBLIC."""
-    names: dict[int, str] = dict(database.query("SELECT oid::bigint, rolname FROM pg_catalog.pg_roles"))
-    names[0] = PUBLIC
-    return names
 
 
 def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:

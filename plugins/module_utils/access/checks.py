@@ -6,23 +6,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..core.catalog import PUBLIC, reachable
 from ..core.errors import Mistake, nearest
-from .model import (
-    FUNCTION,
-    LARGE_OBJECT,
-    PARAMETER,
-    PUBLIC,
-    TABLE,
-    TABLESPACE,
-    VIEW,
-    Grant,
-    Membership,
-    Policy,
-)
+from ..core.patterns import like
+from .model import FUNCTION, LARGE_OBJECT, PARAMETER, TABLE, TABLESPACE, VIEW, Grant, Membership, Policy
 from .privileges import COLUMN, KIND_OF_TYPE, missing_in_version
 from .reconcile_grants import counted
-from .scope import Scope, like, normalized_signature
-from .state import reachable
+from .scope import Scope, normalized_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

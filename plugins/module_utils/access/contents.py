@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable
 
-from .catalog import exploded, read_acl
+from ..core.catalog import USER_SCHEMA, AclEntry, exploded, extension_members, read_acl
+from ..core.patterns import sql_pattern
 from .model import (
     FOREIGN_DATA_WRAPPER,
     FOREIGN_SERVER,
@@ -22,10 +23,9 @@ from .model import (
     SEQUENCE,
     TABLE,
     TYPE,
-    AclEntry,
     ObjectClass,
 )
-from .state import Contents, Wanted, like_pattern
+from .state import Contents, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +41,6 @@ DEFAULT_ACL_TYPES: Mapping[str, str] = {
     "n": "schemas",
     "L": "large_objects",
 }
-
-_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
 Reader = Callable[["Database", Mapping[int, str], Wanted], Iterable[ObjectClass]]
 
@@ -75,7 +73,7 @@ def _schemas(database: Database, names: Mapping[int, str]) -> tuple[dict[str, tu
         + exploded("coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))")
         + ", pg_catalog.obj_description(n.oid, 'pg_namespace'), EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.deptype = 'e'"
         " AND e.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND e.objid = n.oid)"
-        f" FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMA} ORDER BY n.nspname"
+        f" FROM pg_catalog.pg_namespace n WHERE {USER_SCHEMA} ORDER BY n.nspname"
     )
     schemas = {name: (names[owner], comment) for name, owner, _acl_rows, comment, _extension in rows}
     objects = [
@@ -83,13 +81,6 @@ def _schemas(database: Database, names: Mapping[int, str]) -> tuple[dict[str, tu
         for name, owner, acl, _comment, extension in rows
     ]
     return schemas, objects
-
-
-def _extension_members(catalog: str) -> str:
-    return (
-        "SELECT e.objid FROM pg_catalog.pg_depend e WHERE e.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass"
-        f" AND e.deptype = 'e' AND e.classid = 'pg_catalog.{catalog}'::pg_catalog.regclass"
-    )
 
 
 def _named(name: str, parameters: dict[str, Any], kind: str, wanted: Wanted, *spellings: str) -> str:
@@ -121,9 +112,9 @@ def _relations(kind: str, relkinds: str, default: str) -> Reader:
         members = "pg_catalog.array_agg(c.relname::text)" if kind in wanted.with_names else "NULL::text[]"
         statement = (
             f"WITH grouped AS MATERIALIZED (SELECT c.relnamespace, c.relkind, c.relowner, c.relacl, c.relispartition,"
-            f" c.oid IN ({_extension_members('pg_class')}) AS extension, {name} AS name, {linked} AS linked, {members} AS members, count(*)"
+            f" c.oid IN ({extension_members('pg_class')}) AS extension, {name} AS name, {linked} AS linked, {members} AS members, count(*)"
             f" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            f" WHERE c.relkind IN ({relkinds}) AND {_USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8)"
+            f" WHERE c.relkind IN ({relkinds}) AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8)"
             f" SELECT n.nspname, g.relkind, g.relowner::bigint, {exploded(f'coalesce(g.relacl, pg_catalog.acldefault({default}, g.relowner))')},"
             f" g.relispartition, g.extension, g.name, g.linked, g.members, g.count"
             f" FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.relnamespace ORDER BY 1, 2, 7 NULLS FIRST, 3, 5"
@@ -150,10 +141,10 @@ def _relations(kind: str, relkinds: str, default: str) -> Reader:
 def _columns(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
     statement = (
         f"SELECT n.nspname, c.relname, c.relkind, c.relowner::bigint, {exploded('a.attacl')}, a.attname, c.relispartition,"
-        f" c.oid IN ({_extension_members('pg_class')})"
+        f" c.oid IN ({extension_members('pg_class')})"
         " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        f" WHERE a.attacl IS NOT NULL AND a.attnum > 0 AND NOT a.attisdropped AND {_USER_SCHEMA} ORDER BY 1, 2, a.attnum"
+        f" WHERE a.attacl IS NOT NULL AND a.attnum > 0 AND NOT a.attisdropped AND {USER_SCHEMA} ORDER BY 1, 2, a.attnum"
     )
     for schema, table, relkind, owner, acl, column, partition, extension in database.query(statement):
         yield ObjectClass(
@@ -179,11 +170,11 @@ def _functions(database: Database, names: Mapping[int, str], wanted: Wanted) -> 
     members = "pg_catalog.array_agg(p.oid::pg_catalog.regprocedure::text)"
     members = members if FUNCTION in wanted.with_names or wanted.pairs(FUNCTION)[0] else "NULL::text[]"
     statement = (
-        f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({_extension_members('pg_proc')}) AS extension,"
+        f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({extension_members('pg_proc')}) AS extension,"
         f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
         # The constructors of range types are parts of their type and follow it.
         " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objid = p.oid"
-        f" AND i.deptype = 'i') AND {_USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.proowner::bigint,"
+        f" AND i.deptype = 'i') AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.proowner::bigint,"
         f" {exploded(_or_default('g.proacl', 'f', 'g.proowner'))}, g.extension, g.name, g.members, g.count"
         f" FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.pronamespace ORDER BY 1, 5 NULLS FIRST, 2"
     )
@@ -211,11 +202,11 @@ def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iter
     members = "pg_catalog.array_agg(t.typname::text)" if TYPE in wanted.with_names else "NULL::text[]"
     # Array, multirange and table row types have no privileges of their own.
     statement = (
-        f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({_extension_members('pg_type')}) AS extension,"
+        f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({extension_members('pg_type')}) AS extension,"
         f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
         " WHERE (t.typtype IN ('b', 'd', 'e', 'r') OR t.typrelid IN (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'c'))"
         " AND NOT (t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc)"
-        f" AND {_USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.typowner::bigint, {exploded(_or_default('g.typacl', 'T', 'g.typowner'))},"
+        f" AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.typowner::bigint, {exploded(_or_default('g.typacl', 'T', 'g.typowner'))},"
         " g.extension, g.name, g.members, g.count FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.typnamespace"
         " ORDER BY 1, 5 NULLS FIRST, 2"
     )
@@ -245,7 +236,7 @@ _OUTSIDE = (
 def _outside_schemas(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
     parts = (
         f"SELECT '{kind}', o.{prefix}name, o.{prefix}owner::bigint, {exploded(_or_default(f'o.{prefix}acl', letter, f'o.{prefix}owner'))},"
-        f" o.oid IN ({_extension_members(catalog)}) FROM pg_catalog.{catalog} o WHERE {condition}"
+        f" o.oid IN ({extension_members(catalog)}) FROM pg_catalog.{catalog} o WHERE {condition}"
         for kind, catalog, prefix, letter, condition in _OUTSIDE
     )
     for kind, name, owner, acl, extension in database.query(" UNION ALL ".join(parts) + " ORDER BY 1, 2"):
@@ -282,7 +273,7 @@ _READERS: Mapping[str, Reader] = {
     TYPE: _types,
     LARGE_OBJECT: _large_objects,
 }
-COUNTLESS = frozenset(_READERS)
+BULK_KINDS = frozenset(_READERS)
 
 
 def _default_acls(database: Database, names: Mapping[int, str]) -> dict[tuple[str, str | None, str], tuple[AclEntry, ...]]:
@@ -303,7 +294,7 @@ def _column_names(database: Database, tables: frozenset[tuple[str, str]]) -> dic
         " JOIN unnest(%(schemas)s::text[], %(tables)s::text[]) AS w(schema, name) ON w.schema = n.nspname AND c.relname LIKE w.name"
         " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
         " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') GROUP BY 1, 2",
-        {"schemas": [schema for schema, _name in ordered], "tables": [like_pattern(name) for _schema, name in ordered]},
+        {"schemas": [schema for schema, _name in ordered], "tables": [sql_pattern(name) for _schema, name in ordered]},
     )
     return {(schema, table): frozenset(columns) for schema, table, columns in rows}
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable
 
 from ..core.errors import BulwarkError, Mistake, PolicyError
-from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction
+from ..core.plan import Change, Patience, Plan, apply_alone, apply_planned, in_parts, within
 from .catalog import read_cluster, refreshed
 from .checks import cluster_mistakes, contents_mistakes
-from .contents import COUNTLESS, read_contents, with_names
+from .contents import BULK_KINDS, read_contents, with_names
 from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
     contents_of_new,
@@ -47,15 +47,8 @@ class Options:
     path_prefix: str = ""
 
     def __post_init__(self) -> None:
-        limits = (
-            ("scram_iterations", self.iterations, 1, 2**31 - 1),
-            ("max_revoke_share", self.max_revoke_share, 0, 1),
-            ("lock_timeout", self.patience.lock_timeout, 0, 2**31 - 1),
-            ("lock_retries", self.patience.retries, 0, 1000),
-        )
-        for name, value, least, most in limits:
-            if value is not None and not least <= value <= most:
-                raise BulwarkError(f"{name} must be from {least} to {most}, not {value}")
+        within("scram_iterations", self.iterations, 1, 2**31 - 1)
+        within("max_revoke_share", self.max_revoke_share, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ class Convergence:
     def _mistakes_in(self, scope: Scope, contents: Contents, cluster: Cluster, session: Session) -> list[Mistake]:
         mistakes = contents_mistakes(scope, contents)
         if mistakes:  # read again with all names, to tell the nearest
-            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, COUNTLESS), cluster.names, contents))
+            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, BULK_KINDS), cluster.names, contents))
         return mistakes
 
     def _read_cluster(self, session: Session) -> Cluster:
@@ -150,7 +143,7 @@ class Convergence:
             return plan, contents, found
         source = cluster.databases.get(database.template or "template1")
         with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
-            template = read_contents(session, wanted_details(scope, database.name, COUNTLESS), cluster.names)
+            template = read_contents(session, wanted_details(scope, database.name, BULK_KINDS), cluster.names)
         contents = contents_of_new(template, database.name)
         plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)
@@ -169,7 +162,7 @@ class Convergence:
         """Execute the plan; returns the number of retries. What a failure leaves undone is told by the error, part by part."""
         retries = 0
         done: list[str] = []
-        try:
+        with in_parts(done):
             with self._server.connect() as session:
                 if planned.before:
                     retries += self._apply_part(session, planned.before, lambda: self._cluster_left(session))
@@ -188,29 +181,10 @@ class Convergence:
             if planned.own_password:  # nothing of the run logs in after this
                 with self._server.connect() as session:
                     retries += self._apply_part(session, planned.own_password, lambda: self._own_password_left(session))
-        except BulwarkError as error:
-            if not done:
-                raise
-            raise BulwarkError(f"{error}\nDone before that, each in its own transaction: {', '.join(done)}. Run again to finish.") from None
         return retries
 
     def _apply_part(self, session: Session, part: Plan, left: Callable[[], Plan]) -> int:
-        """One transaction. Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew."""
-        for retries in range(self._options.patience.retries + 1):
-            try:
-                return retries + apply_in_transaction(session, part.changes, left, self._options.patience)
-            except BulwarkError:
-                fresh = part if session.closed else self._planned_anew(session, left)
-                if fresh.diff() == part.diff() or retries == self._options.patience.retries:
-                    raise
-                part = fresh
-                if not part:
-                    return retries
-        raise AssertionError("the last attempt returns or raises")
-
-    def _planned_anew(self, session: Session, left: Callable[[], Plan]) -> Plan:
-        with session.reading():
-            return left()
+        return apply_planned(session, part, left, self._options.patience)
 
     def _create(self, session: Session, change: Change) -> int:
         try:
@@ -244,8 +218,4 @@ class Convergence:
 def summary(planned: Planned) -> str:
     """How much each part of the plan changes, in one line."""
     whole = planned.whole
-    of_server = (planned.before, planned.creations, planned.removals, planned.own_password)
-    counts = [("server", sum(len(part.changes) for part in of_server))]
-    counts += [(database.name, len(part.changes)) for database, part in planned.databases]
-    parts = ", ".join(f"{name} {count}" for name, count in counts if count)
-    return f"{len(whole.changes)} changes ({parts}): {whole.granted} privileges granted, {whole.revoked} revoked"
+    return f"{whole.counted()}: {whole.granted} privileges granted, {whole.revoked} revoked"

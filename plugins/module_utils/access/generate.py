@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .contents import COUNTLESS
+from ..core.catalog import PUBLIC
+from .contents import BULK_KINDS
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -18,7 +19,6 @@ from .model import (
     LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
-    PUBLIC,
     SCHEMA,
     SEQUENCE,
     TABLE,
@@ -56,7 +56,7 @@ Right = tuple[str, tuple[str, ...], bool]  # grantee, privileges, with grant opt
 def everything(schemas: Iterable[str]) -> Wanted:
     """What the catalog has to read so that each object comes with its name."""
     patterns = {(kind, schema, "%") for schema in schemas for kind in _IN_SCHEMAS}
-    return Wanted(frozenset(patterns), with_names=COUNTLESS)
+    return Wanted(frozenset(patterns), with_names=BULK_KINDS)
 
 
 def document(cluster: Cluster, contents: Sequence[Contents]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core import scram
+from ..core.catalog import PUBLIC, reachable
 from ..core.document import child, quoted
 from ..core.errors import BulwarkError, Mistake
-from .model import DATABASE, PUBLIC, ObjectClass, Role
+from .model import DATABASE, ObjectClass, Role
 from .reconcile_grants import declared_rights
 from .reconcile_roles import memberships_after
-from .state import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog import PUBLIC
 from ..core.errors import BulwarkError, nearest
 from .catalog import read_cluster
 from .contents import read_contents
 from .generate import document, everything
 from .matrix import matrix
-from .model import PUBLIC
 from .state import Cluster, Contents, Wanted
 
 if TYPE_CHECKING:

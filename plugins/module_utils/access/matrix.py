@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .model import DATABASE, LANGUAGE, PUBLIC, TYPE, ObjectClass
-from .state import reachable
+from ..core.catalog import PUBLIC, reachable
+from .model import DATABASE, LANGUAGE, TYPE, ObjectClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

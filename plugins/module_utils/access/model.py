@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PUBLIC = "PUBLIC"
+    from ..core.catalog import AclEntry
 
 # Object kinds as the policy and the plan name them.
 DATABASE = "database"
@@ -160,16 +160,6 @@ class Policy:
     databases: tuple[Database, ...] = ()
     grants: tuple[Grant, ...] = ()
     default_grants: tuple[DefaultGrant, ...] = ()
-
-
-@dataclass(frozen=True)
-class AclEntry:
-    """One privilege of one grantee on one object or column, given by grantor."""
-
-    grantee: str
-    grantor: str
-    privilege: str
-    grantable: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog import PUBLIC
 from ..core.document import Node, quoted, told
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.identifiers import function_problem, name_problem, one_role_problem, parameter_problem, pattern_problem, schema_name_problem
@@ -19,7 +20,6 @@ from .model import (
     LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
-    PUBLIC,
     SCHEMA,
     SEQUENCE,
     TABLE,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..core.document import quoted
 from ..core.errors import Mistake
+from ..core.patterns import like
 from .model import TABLE, DefaultGrant, Grant
 from .privileges import ALL
-from .scope import like
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

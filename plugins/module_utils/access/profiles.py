@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.catalog import PUBLIC
 from ..core.document import Node, quoted, told
 from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, pattern_problem
-from .model import DATABASE, FUNCTION, PUBLIC, SCHEMA, SEQUENCE, TABLE, TYPE, DefaultGrant, Grant, Schema
+from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TYPE, DefaultGrant, Grant, Schema
 from .privileges import read_privileges
 
 # In the same form as the users' own, which may replace them.

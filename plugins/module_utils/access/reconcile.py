@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core import statements as st
+from ..core.catalog import PUBLIC, AclEntry
+from ..core.patterns import sql_pattern
 from ..core.plan import Change, Plan
-from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, PUBLIC, SCHEMA, TABLE, VIEW, AclEntry, Database, ObjectClass, Schema
+from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, SCHEMA, TABLE, VIEW, Database, ObjectClass, Schema
 from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
-from .state import Cluster, Contents, DatabaseFacts, Wanted, like_pattern
+from .state import Cluster, Contents, DatabaseFacts, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +35,7 @@ def wanted_details(scope: Scope, database: str | None, with_names: frozenset[str
                 patterns.add((kind, "", item))
                 continue
             bare = item.rpartition("(")[0].strip() if kind == FUNCTION and "(" in item else item
-            patterns.add((kind, grant.schema or "", like_pattern(bare)))
+            patterns.add((kind, grant.schema or "", sql_pattern(bare)))
             if grant.columns:
                 tables.add((grant.schema or "", item))
     owners = frozenset(role.name for role in scope.policy.absent_roles)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional
 
 from ..core import statements as st
+from ..core.catalog import PUBLIC, AclEntry
 from ..core.plan import Change
-from .model import PUBLIC, AclEntry
 from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..core import statements as st
+from ..core.catalog import PUBLIC, AclEntry
 from ..core.plan import Change
 from .model import (
     DATABASE,
@@ -18,13 +19,11 @@ from .model import (
     LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
-    PUBLIC,
     SCHEMA,
     SEQUENCE,
     TABLE,
     TABLESPACE,
     TYPE,
-    AclEntry,
     Grant,
     ObjectClass,
 )

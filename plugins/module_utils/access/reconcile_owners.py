@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core import statements as st
+from ..core.catalog import AclEntry
 from ..core.plan import Change
-from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, AclEntry, ObjectClass
+from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, ObjectClass
 from .reconcile_grants import describe, qualified
 
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ..core.catalog import PUBLIC
+from ..core.patterns import like, like_any
 from .model import (
     DATABASE,
     FUNCTION,
     LANGUAGE,
     PARAMETER,
-    PUBLIC,
     SCHEMA,
     SEQUENCE,
     TABLE,
@@ -28,7 +28,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .model import Membership, Role
     from .state import Cluster
@@ -82,7 +82,7 @@ class Scope:
 
     def is_protected(self, role: str) -> bool:
         """Whether the role is never touched, by its name."""
-        return _matches_any(role, self.protected)
+        return like_any(self.protected, role)
 
     @cached_property
     def declared(self) -> Mapping[str, Role]:
@@ -107,7 +107,7 @@ class Scope:
             return False
         if entry.role in self.declared:
             # Without what it has in them, the applying role could not administer the roles of the policy.
-            return entry.member != cluster.applying and not _matches_any(entry.member, self.declared[entry.role].keep_members)
+            return entry.member != cluster.applying and not like_any(self.declared[entry.role].keep_members, entry.member)
         return self.mode == "authoritative"
 
     def may_revoke(self, objects: ObjectClass, grantee: str, privilege: str) -> bool:
@@ -168,25 +168,6 @@ class Scope:
         if "*" in item and (objects.extension or self._left_to_parent(objects)):
             return False
         return like(item, objects.name)
-
-
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def like(item: str, name: str) -> bool:
-    """Whether the name is the item, in which '*' stands for any run of characters."""
-    if "*" not in item:
-        return item == name
-    first, *middle, last = item.split("*")
-    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
-        return False
-    rest = name[len(first) : len(name) - len(last)]
-    for part in middle:
-        _before, found, rest = rest.partition(part) if part else ("", "x", rest)
-        if not found:
-            return False
-    return True
 
 
 def normalized_signature(signature: str) -> str:

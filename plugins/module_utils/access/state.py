@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .model import AclEntry, Membership, ObjectClass, Role
+    from ..core.catalog import AclEntry
+    from .model import Membership, ObjectClass, Role
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,3 @@ class Wanted:
         """The schemas and LIKE patterns of one kind, as two parallel lists."""
         chosen = sorted((schema, pattern) for of_kind, schema, pattern in self.patterns if of_kind == kind)
         return [schema for schema, _pattern in chosen], [pattern for _schema, pattern in chosen]
-
-
-def like_pattern(name: str) -> str:
-    """The LIKE pattern of a name in which '*' stands for any run of characters."""
-    escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%")
-
-
-def reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
-    """The role itself and every role that it reaches. edges: member -> roles."""
-    reached: set[str] = set()
-    frontier = {start}
-    while frontier:
-        role = frontier.pop()
-        reached.add(role)
-        frontier |= edges.get(role, set()) - reached
-    return reached

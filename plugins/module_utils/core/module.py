@@ -1,18 +1,31 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The door's frame: what every module of the collection shares, and the only part of the engine that knows Ansible."""
+"""What every module of the collection shares, and the only part of the engine that knows Ansible."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from .database import PSYCOPG2_ERROR, Server, connection_parameters
 from .errors import BulwarkError, PolicyError
+from .plan import Patience, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan, what to say of it, and how it is applied. notes: warnings. apply: returns the number of retries."""
+
+    plan: Plan
+    summary: str
+    apply: Callable[[], int]
+    notes: tuple[str, ...] = ()
+
 
 # The options of the doc fragment bulwark.postgresql.login; their names are community.postgresql's.
 LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -27,6 +40,48 @@ LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _CONNECT_TIMEOUT = 10  # seconds
+
+
+# The options of every module that changes what is in databases.
+PATIENCE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "lock_timeout": {"type": "int", "default": 5000},
+    "lock_retries": {"type": "int", "default": 5},
+    "path_prefix": {"type": "str", "default": ""},
+}
+
+
+def patience_of(params: Mapping[str, Any]) -> Patience:
+    """How long to wait for locks, from the options above."""
+    return Patience(params["lock_timeout"], params["lock_retries"])
+
+
+def outcome(module: AnsibleModule, server: Server, proposal: Proposal) -> dict[str, Any]:
+    """Apply a plan of statements, unless in check mode or on a standby, and return what every module says of it."""
+    plan = proposal.plan
+    with server.connect() as session:
+        data = plan.as_data(session)
+        version, in_recovery = session.server_version, session.in_recovery()
+    result: dict[str, Any] = {
+        "changed": bool(plan),
+        "plan": data,
+        "sql": [change["sql"] for change in data],
+        "diff": {"prepared": plan.diff()},
+        "retries": 0,
+        "in_recovery": in_recovery,
+        "server_version": version,
+    }
+    for note in proposal.notes:
+        module.warn(note)
+    if not plan:
+        result["msg"] = "Everything is as declared"
+    elif module.check_mode:
+        result["msg"] = f"Would make {proposal.summary}"
+    elif in_recovery:
+        result.update(changed=False, skipped_reason="in recovery", msg=f"skipped: in recovery; the primary needs {proposal.summary}")
+    else:
+        result["retries"] = proposal.apply()
+        result["msg"] = f"Made {proposal.summary}"
+    return result
 
 
 def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], dict[str, Any]], *, log_options: bool = True) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -100,6 +101,15 @@ class Plan:
             lines.append(f"  {change.words}")
         return "\n".join(lines) + "\n" if lines else ""
 
+    def counted(self) -> str:
+        """How many changes there are and where, for a message."""
+        counts: dict[str, int] = {}
+        for change in self.changes:
+            place = change.database or "server"
+            counts[place] = counts.get(place, 0) + 1
+        each = ", ".join(f"{place} {count}" for place, count in counts.items())
+        return f"{len(self.changes)} change{'s' if len(self.changes) != 1 else ''} ({each})"
+
     def as_data(self, database: Database) -> list[dict[str, Any]]:
         """The plan as JSON-ready data."""
         return [
@@ -116,10 +126,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for locks: each time lock_timeout milliseconds, and up to retries times more with growing pauses."""
+    """How long to wait for locks: each time lock_timeout milliseconds, and up to retries times more with growing pauses.
+
+    Raises BulwarkError for numbers that PostgreSQL does not take.
+    """
 
     lock_timeout: int = 5000
     retries: int = 5
+
+    def __post_init__(self) -> None:
+        within("lock_timeout", self.lock_timeout, 0, 2**31 - 1)
+        within("lock_retries", self.retries, 0, 1000)
+
+
+def within(option: str, value: float | None, least: float, most: float) -> None:
+    """Raise BulwarkError where an option's number is out of its bounds."""
+    if value is not None and not least <= value <= most:
+        raise BulwarkError(f"{option} must be from {least} to {most}, not {value}")
 
 
 def apply_in_transaction(database: Database, changes: Iterable[Change], still_left: Callable[[], Plan], patience: Patience) -> int:
@@ -167,6 +190,38 @@ def _run_together(database: Database, steps: Sequence[Change]) -> None:
         database.execute("ROLLBACK TO SAVEPOINT batch")
     for step in steps:
         step.run(database)
+
+
+def apply_planned(database: Database, planned: Plan, still_left: Callable[[], Plan], patience: Patience) -> int:
+    """As apply_in_transaction. Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew."""
+    for retries in range(patience.retries + 1):
+        try:
+            return retries + apply_in_transaction(database, planned.changes, still_left, patience)
+        except BulwarkError:
+            fresh = planned if database.closed else _planned_anew(database, still_left)
+            if fresh.diff() == planned.diff() or retries == patience.retries:
+                raise
+            planned = fresh
+            if not planned:
+                return retries
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _planned_anew(database: Database, still_left: Callable[[], Plan]) -> Plan:
+    with database.reading():
+        return still_left()
+
+
+@contextmanager
+def in_parts(done: Sequence[str]) -> Iterator[None]:
+    """Have an error in a plan of several transactions name those that are committed. done: a list that grows with them."""
+    try:
+        yield
+    except BulwarkError as error:
+        if not done:
+            raise
+        text = f"{error}\nDone before that, each in its own transaction: {', '.join(done)}. Run again to finish."
+        raise BulwarkError(text) from None
 
 
 def apply_alone(database: Database, change: Change, patience: Patience) -> int:

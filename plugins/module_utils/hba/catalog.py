@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog import memberships_of
 from ..core.errors import BulwarkError
 from ..core.files import read_text
 from .model import Problem, Question, Rule, UserMapping
@@ -16,14 +17,6 @@ from .reading import read_mappings, read_rules
 if TYPE_CHECKING:
     from ..core.database import Database
     from ..core.facts import ClusterFacts
-
-_MEMBERS = """
-WITH RECURSIVE closure(member, role) AS (
- SELECT oid, oid FROM pg_catalog.pg_roles
- UNION SELECT c.member, m.roleid FROM closure c JOIN pg_catalog.pg_auth_members m ON m.member = c.role)
-SELECT r.rolname, pg_catalog.array_agg(g.rolname::text) FROM closure c
- JOIN pg_catalog.pg_roles r ON r.oid = c.member JOIN pg_catalog.pg_roles g ON g.oid = c.role GROUP BY 1
-"""
 
 _DATABASES = "SELECT datname FROM pg_catalog.pg_database"
 
@@ -103,7 +96,7 @@ def read_state(database: Database, facts: ClusterFacts) -> State:
     role, name, address, encrypted, gss = database.query(_OWN)[0]
     return State(
         major=facts.major,
-        roles={role: frozenset(groups) for role, groups in database.query(_MEMBERS)},
+        roles=memberships_of(database),
         databases=frozenset(name for (name,) in database.query(_DATABASES)),
         ssl=database.value("SELECT pg_catalog.current_setting('ssl')::bool"),
         rules=tuple(contents.rules),

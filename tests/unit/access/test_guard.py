@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.guard import check_revocations, lockout_mistakes
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry, Membership
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import Membership
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.catalog import AclEntry
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import BulwarkError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Change, Plan
 from tests.unit.access.world import cluster, role, scope_for

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import AclEntry, ObjectClass
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import ObjectClass
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.reconcile_grants import needs_names, plan_grants
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import like, normalized_signature
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import normalized_signature
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.catalog import AclEntry
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patterns import like
 from tests.unit.access.world import scope_for, table
 
 
