@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options of the modules that talk to Patroni; module_utils/core/patroni.py has their types."""
+"""The options of the modules that talk to Patroni; module_utils/core/module.py has their types."""
 
 from __future__ import annotations
 

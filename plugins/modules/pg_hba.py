@@ -172,8 +172,7 @@ mistakes:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.converge import Options, apply, plan
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, secrets_of
 
@@ -200,7 +199,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
     module.no_log_values.update(secrets_of(params["rules"]))  # in what Ansible itself shows of the options
-    patroni = Patroni(params["patroni_url"], params["patroni_user"], params["patroni_password"], params["patroni_ca_cert"])
+    patroni = patroni_of(params)
     options = Options(
         administrators=None if params["administrators"] is None else tuple(params["administrators"]),
         reject_rest=params["reject_rest"],

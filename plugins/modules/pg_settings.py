@@ -171,8 +171,7 @@ mistakes:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.patroni import PATRONI_OPTIONS, Patroni
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, check_start, plan, waiting
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
-    patroni = Patroni(params["patroni_url"], params["patroni_user"], params["patroni_password"], params["patroni_ca_cert"])
+    patroni = patroni_of(params)
     options = Options(method=params["method"], overrides=params["overrides"], name=params["name"], patroni=patroni)
     try:
         planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])

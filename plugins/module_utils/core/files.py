@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from .errors import BulwarkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from .database import Database, Server
 
 _NEW = ".new-"  # between the name of a file and what makes its temporary name unique
@@ -121,29 +119,6 @@ def remove(path: str) -> None:
         raise BulwarkError(f"cannot remove {path}: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def replaced(texts: Mapping[str, str | None], mode: int = 0o600) -> Iterator[None]:
-    """Put files in place, and put back what was there if the body, or one of the files, fails. None as text: the file goes."""
-    before = {path: read_text(path) for path in texts}
-    done: list[str] = []
-    try:
-        for path, text in texts.items():
-            done.append(path)
-            _put(path, text, mode)
-        yield
-    except BaseException:
-        for path in reversed(done):
-            _put(path, before[path], mode)
-        raise
-
-
-def _put(path: str, text: str | None, mode: int) -> None:
-    if text is None:
-        remove(path)
-    else:
-        write_text(path, text, mode)
-
-
 def reload(server: Server, database: Database, timeout: float = 10.0, *, recovering: bool = False) -> None:
     """Have the server read its files again, and wait until sessions that begin now see them.
 
@@ -163,7 +138,7 @@ def reload(server: Server, database: Database, timeout: float = 10.0, *, recover
                     return
         except BulwarkError as error:
             if not recovering:
-                raise
+                raise BulwarkError(f"after the reload a new connection was refused: {error}") from None
             refused = f" ({error})"
         if time.monotonic() > deadline:
             raise BulwarkError(f"the server has not reloaded its configuration within {timeout:g} s; see its log{refused}")

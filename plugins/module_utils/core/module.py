@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.urls import open_url
 
 from .database import PSYCOPG2_ERROR, Server, connection_parameters
 from .errors import BulwarkError, PolicyError
+from .patroni import Patroni
 from .plan import Patience, Plan
 
 if TYPE_CHECKING:
@@ -40,6 +42,21 @@ LOGIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _CONNECT_TIMEOUT = 10  # seconds
+
+
+# The options of the doc fragment bulwark.postgresql.patroni.
+PATRONI_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "patroni_url": {"type": "str", "default": "http://localhost:8008"},
+    "patroni_user": {"type": "str"},
+    "patroni_password": {"type": "str", "no_log": True},
+    "patroni_ca_cert": {"type": "path"},
+}
+
+
+def patroni_of(params: Mapping[str, Any]) -> Patroni:
+    """Patroni's REST interface, from the options above."""
+    login = {"user": params["patroni_user"], "password": params["patroni_password"]}
+    return Patroni(open_url, params["patroni_url"], ca_cert=params["patroni_ca_cert"], **login)
 
 
 # The options of every module that changes what is in databases.

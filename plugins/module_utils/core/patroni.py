@@ -8,25 +8,13 @@ Source: the chapters "Patroni REST API" and "Dynamic Configuration Settings" of 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 from urllib.error import HTTPError, URLError
-
-from ansible.module_utils.urls import open_url
 
 from .errors import BulwarkError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DEFAULT_URL = "http://localhost:8008"
-
-# The options of modules that talk to Patroni.
-PATRONI_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "patroni_url": {"type": "str", "default": DEFAULT_URL},
-    "patroni_user": {"type": "str"},
-    "patroni_password": {"type": "str", "no_log": True},
-    "patroni_ca_cert": {"type": "path"},
-}
 
 _TIMEOUT = 10  # seconds
 
@@ -34,8 +22,10 @@ _TIMEOUT = 10  # seconds
 class Patroni:
     """One member's REST interface. Each method raises BulwarkError that says what to look at."""
 
-    def __init__(self, url: str = DEFAULT_URL, user: str | None = None, password: str | None = None, ca_cert: str | None = None) -> None:
+    def __init__(self, open_url: Callable[..., Any], url: str, *, user: str | None, password: str | None, ca_cert: str | None) -> None:
+        """open_url: sends a request, as ansible.module_utils.urls.open_url does. ca_cert: file of the authorities that the certificate may come from."""
         self.url = url.rstrip("/")
+        self._open_url = open_url
         # Sent with the first request, since Patroni's answer to one without is no challenge that urllib knows.
         self._login: dict[str, Any] = {"url_username": user, "url_password": password, "force_basic_auth": True} if user else {}
         self._ca_cert = ca_cert
@@ -56,7 +46,7 @@ class Patroni:
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": "application/json"}
         try:
-            answer = open_url(self.url + path, data=data, method=method, headers=headers, timeout=_TIMEOUT, ca_path=self._ca_cert, **self._login)
+            answer = self._open_url(self.url + path, data=data, method=method, headers=headers, timeout=_TIMEOUT, ca_path=self._ca_cert, **self._login)
             found = json.loads(answer.read())
         except HTTPError as error:
             raise BulwarkError(self._refused(method, path, error.code)) from None

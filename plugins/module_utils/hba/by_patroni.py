@@ -4,25 +4,20 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
+from ..core.install import PatroniChange, install_by_patroni, patience_of
 from .catalog import file_errors, read_state
 from .match import first_match
 from .model import Question
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
     from .catalog import State
     from .policy import Policy
-
-_PAUSE = 0.2  # seconds between two looks at the server
 
 # Patroni's own sessions, and the standbys that it manages.
 _SESSIONS = """
@@ -32,16 +27,7 @@ WHERE a.application_name LIKE 'Patroni%' OR (a.backend_type = 'walsender' AND a.
 """
 
 
-@dataclass(frozen=True)
-class Change:
-    """What PATCH will send, and what undoes it."""
-
-    patch: Mapping[str, Any]
-    undo: Mapping[str, Any]
-    patience: float  # seconds until each member has heard of it
-
-
-def plan_patroni(policy: Policy, patroni: Patroni) -> Change | None:
+def plan_patroni(policy: Policy, patroni: Patroni) -> PatroniChange | None:
     """What has to change in the dynamic configuration; None for nothing."""
     config = patroni.config()
     there = config.get("postgresql") or {}
@@ -51,7 +37,7 @@ def plan_patroni(policy: Policy, patroni: Patroni) -> Change | None:
     before = {key: there.get(key) for key in wanted}
     if before == wanted:
         return None
-    return Change({"postgresql": wanted}, {"postgresql": before}, 10 + 2 * float(config.get("loop_wait") or 10))
+    return PatroniChange({"postgresql": wanted}, {"postgresql": before}, patience_of(config))
 
 
 def check_patroni(policy: Policy, state: State, database: Database) -> None:
@@ -65,30 +51,16 @@ def check_patroni(policy: Policy, state: State, database: Database) -> None:
             raise BulwarkError(f'these rules would lock out Patroni, which connects as "{role}" {where} {what}; nothing was changed')
 
 
-def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
+def apply_patroni(server: Server, patroni: Patroni, change: PatroniChange, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, wait until this member's server has the rules, and come in under them. Raises BulwarkError; all is then as it was."""
-    patroni.patch(change.patch)
-    try:
-        deadline = time.monotonic() + change.patience
-        while not _taken(server, policy, facts):
-            if time.monotonic() > deadline:
-                raise BulwarkError(
-                    f"{change.patience:g} s after the change of Patroni's dynamic configuration this server has other rules"
-                    " (Patroni's configuration file on this host goes before it)"
-                )
-            time.sleep(_PAUSE)
-    except BaseException as error:
-        patroni.patch(change.undo)
-        if isinstance(error, BulwarkError):
-            raise BulwarkError(f"{error}; Patroni's dynamic configuration is as it was") from None
-        raise
 
+    def missing(_late: bool) -> str | None:
+        with server.connect() as session:
+            state = read_state(session, facts)
+            wrong = file_errors(session, facts)
+        if wrong:
+            raise BulwarkError(f"the server would not load the rules: {'; '.join(f'line {each.line}: {each.shown}' for each in wrong)}")
+        mapped = policy.mappings is None or state.mappings == policy.mappings
+        return None if state.rules == policy.rules and mapped and not state.stale else "this server has other rules"
 
-def _taken(server: Server, policy: Policy, facts: ClusterFacts) -> bool:
-    with server.connect() as session:
-        state = read_state(session, facts)
-        wrong = file_errors(session, facts)
-    if wrong:
-        raise BulwarkError(f"the server does not take the rules: {'; '.join(f'line {each.line}: {each.shown}' for each in wrong)}")
-    mapped = policy.mappings is None or state.mappings == policy.mappings
-    return state.rules == policy.rules and mapped and not state.stale
+    install_by_patroni(patroni, change, missing)

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import os
 import pwd
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
-from ..core.files import read_text, reload, replaced
-from ..core.patroni import Patroni
-from .by_patroni import Change, apply_patroni, check_patroni, plan_patroni
+from ..core.install import FileText, Installation, PatroniChange, changed_files, install
+from .by_patroni import apply_patroni, check_patroni, plan_patroni
 from .catalog import file_errors, read_state
 from .lint import lint
 from .match import Answer, first_match
@@ -23,10 +21,11 @@ from .policy import Permissions, Policy, read_policy
 from .reconcile import difference, mappings_text, rules_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
+    from ..core.patroni import Patroni
     from .catalog import State
     from .model import Finding
 
@@ -38,27 +37,27 @@ class Options:
     expected_roles, expected_databases: names that count as there already, because something earlier in the play makes them.
     """
 
+    patroni: Patroni
     administrators: tuple[str, ...] | None = None
     reject_rest: bool = True
     permissions: Permissions = field(default_factory=Permissions)
     has_password: bool = False
     expected_roles: tuple[str, ...] = ()
     expected_databases: tuple[str, ...] = ()
-    patroni: Patroni | None = None
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. texts: the files and what they will hold."""
+    """What will be done."""
 
     facts: ClusterFacts
     state: State
     policy: Policy
-    texts: Mapping[str, str]
-    change: Change | None = None
+    files: tuple[FileText, ...]
+    change: PatroniChange | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.change or self.state.stale)
+        return bool(self.files or self.change or self.state.stale)
 
     @property
     def place(self) -> str | None:
@@ -68,10 +67,11 @@ class Planned:
     def diff(self) -> str:
         """The rules that go and come, as a person reads them."""
         parts = []
-        if self.change is not None or self.facts.hba_file in self.texts:
+        written = {each.path for each in self.files}
+        if self.change is not None or self.facts.hba_file in written:
             heading = f"rules in {self.place}"
             parts.append(difference(heading, self.state.rules, self.policy.rules) or f"{heading}\n  comments and spaces\n")
-        if self.facts.ident_file in self.texts or (self.change is not None and self.policy.mappings is not None):
+        if self.facts.ident_file in written or (self.change is not None and self.policy.mappings is not None):
             heading = f"maps in {self.place if self.facts.patroni else self.facts.ident_file}"
             parts.append(difference(heading, self.state.mappings, self.policy.mappings or ()) or f"{heading}\n  comments and spaces\n")
         if self.state.stale and not parts:
@@ -94,16 +94,11 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
         _check_own(policy, state, options)
         if facts.patroni:
             check_patroni(policy, state, database)
-            return Planned(facts, state, policy, {}, plan_patroni(policy, options.patroni or Patroni()))
+            return Planned(facts, state, policy, (), plan_patroni(policy, options.patroni))
     wanted = {facts.hba_file or "": rules_text(policy.rules)}
     if policy.mappings is not None:
         wanted[facts.ident_file or ""] = mappings_text(policy.mappings)
-    texts = {path: text for path, text in wanted.items() if read_text(path) != text}
-    for path in texts:
-        directory = os.path.dirname(os.path.realpath(path))
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise BulwarkError(f"{path} cannot be written: run this as the server's account (become_user: postgres)")
-    return Planned(facts, state, policy, texts)
+    return Planned(facts, state, policy, changed_files(wanted))
 
 
 def _check_reach(facts: ClusterFacts) -> None:
@@ -165,32 +160,16 @@ def _peer_fits(name: str | None, policy: Policy, state: State) -> bool:
     return any(each.map.text == name and (each.system_user.text == account or each.system_user.text.startswith("/")) for each in mappings)
 
 
-def apply(server: Server, planned: Planned, patroni: Patroni | None = None) -> None:
+def apply(server: Server, planned: Planned, patroni: Patroni) -> None:
     """Put the files in place, have the server check them, reload, and connect anew. Raises BulwarkError; the files are then as they were."""
     if planned.change is not None:
-        apply_patroni(server, patroni or Patroni(), planned.change, planned.policy, planned.facts)
+        apply_patroni(server, patroni, planned.change, planned.policy, planned.facts)
         return
-    with server.connect() as database:
-        reloaded = False
-        try:
-            with replaced(planned.texts, 0o600):
-                wrong = file_errors(database, planned.facts)
-                if wrong:
-                    told = "; ".join(f"{each.file} line {each.line}: {each.shown}" for each in wrong)
-                    raise BulwarkError(f"the server would not take the rules, which are back as they were: {told}")
-                reloaded = True
-                reload_rules(server, database)
-        except BaseException:
-            if reloaded:
-                with suppress(BulwarkError):
-                    database.value("SELECT pg_catalog.pg_reload_conf()")
-            raise
 
+    def check(database: Database) -> None:
+        wrong = file_errors(database, planned.facts)
+        if wrong:
+            shown = "; ".join(f"{each.file} line {each.line}: {each.shown}" for each in wrong)
+            raise BulwarkError(f"the server would not load the rules: {shown}")
 
-def reload_rules(server: Server, database: Database) -> None:
-    """Have the rules loaded, and come in under them. Raises BulwarkError where a new connection is refused."""
-    try:
-        reload(server, database)
-        server.connect().close()
-    except BulwarkError as error:
-        raise BulwarkError(f"a new connection does not come in under the rules, which are back as they were: {error}") from None
+    install(server, Installation(planned.files, lambda: server.connect().close(), "the previous rules were restored", check))

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import BulwarkError, Mistake, PolicyError
+from ..core.errors import Mistake, PolicyError
+from ..core.install import PatroniChange, install_by_patroni, patience_of
 from ..core.parameters import split_setting
 from .catalog import read_state
 from .reconcile import Difference, not_in_force, shown
@@ -27,17 +27,13 @@ _PATRONIS_OWN = frozenset({"archive_cleanup_command", "cluster_name", "hot_stand
                            "promote_trigger_file", "recovery_target", "restore_command", "unix_socket_directories", "wal_log_hints"})  # fmt: skip
 
 _KEY = "bulwark"  # Patroni keeps keys that it does not know
-_PAUSE = 0.2  # seconds between two looks at the server
 
 
 @dataclass(frozen=True)
-class Change:
-    """What PATCH will send, and what undoes it. gone: the settings that leave the configuration, with what they were there."""
+class Change(PatroniChange):
+    """gone: the settings that leave the configuration, with what they were there."""
 
-    patch: Mapping[str, Any]
-    undo: Mapping[str, Any]
     gone: Mapping[str, str]
-    patience: float  # seconds until each member has heard of it
 
 
 def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str) -> tuple[Policy, tuple[Difference, ...], Change | None]:
@@ -60,7 +56,7 @@ def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path
     patch = {"postgresql": {"parameters": changed}, _KEY: {name: names or None}}
     undo = {"postgresql": {"parameters": {each: there.get(each) for each in changed}}, _KEY: {name: owned or None}}
     gone = {each.name: _text(there[each.name]) for each in found if each.name not in values}
-    return policy, tuple(sorted(found, key=lambda each: each.name)), Change(patch, undo, gone, 10 + 2 * float(config.get("loop_wait") or 10))
+    return policy, tuple(sorted(found, key=lambda each: each.name)), Change(patch, undo, patience_of(config), gone)
 
 
 def _with_theirs(wanted: Wanted, there: Mapping[str, Any]) -> Wanted:
@@ -97,32 +93,17 @@ def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[st
 
 def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was."""
-    patroni.patch(change.patch)
-    try:
-        _wait(server, change, policy, facts)
-    except BaseException as error:
-        patroni.patch(change.undo)
-        if isinstance(error, BulwarkError):
-            raise BulwarkError(f"{error}; Patroni's dynamic configuration is as it was") from None
-        raise
 
-
-def _wait(server: Server, change: Change, policy: Policy, facts: ClusterFacts) -> None:
-    deadline = time.monotonic() + change.patience
-    while True:
+    def missing(late: bool) -> str | None:
         with server.connect() as session:
             state = read_state(session, facts)
         wrong = not_in_force(policy, state)
-        if not wrong and not _still_there(change.gone, state):
-            return
-        if time.monotonic() > deadline:
-            if not wrong:
-                return  # what left the configuration is the same elsewhere
-            raise BulwarkError(
-                f"{change.patience:g} s after the change of Patroni's dynamic configuration this server still says otherwise: "
-                f"{'; '.join(wrong)} (Patroni's configuration file on this host goes before it, and so does ALTER SYSTEM)"
-            )
-        time.sleep(_PAUSE)
+        if wrong:
+            return f"this server still has other values: {'; '.join(wrong)}"
+        # What left the configuration may be the same elsewhere.
+        return "settings are still there" if not late and _still_there(change.gone, state) else None
+
+    install_by_patroni(patroni, change, missing)
 
 
 def _still_there(gone: Mapping[str, str], state: State) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
-from ..core.files import make_directory, read_text, reload, remove, replaced, write_text
+from ..core.files import make_directory, read_text, remove
+from ..core.install import FileText, Installation, Statement, changed_files, check_writable, install
 from ..core.parameters import split_setting
-from ..core.patroni import Patroni
 from ..core.statements import compose, identifier, listed, literal
 from .by_patroni import Change, apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
@@ -22,16 +22,15 @@ from .start import RunCommand, as_account, start_problem
 from .values import as_text, same
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
+    from ..core.patroni import Patroni
     from .model import Entry, Policy, State, Value
 
 # ALTER SYSTEM makes of an empty list one element without a name, which is no library and no directory.
 _NEVER_EMPTY = frozenset({"local_preload_libraries", "session_preload_libraries", "shared_preload_libraries", "unix_socket_directories"})
 
-_AS_BEFORE = "the settings are back as they were"
+_AS_BEFORE = "the settings are as they were"
 
 
 class OutOfReachError(BulwarkError):
@@ -42,15 +41,15 @@ class OutOfReachError(BulwarkError):
 class Options:
     """How to apply. method: auto, file, alter_system or patroni. overrides: refuse or reset. name: of the file, without its ending."""
 
+    patroni: Patroni
     method: str = "auto"
     overrides: str = "refuse"
     name: str = "bulwark"
-    patroni: Patroni | None = None
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. texts: the files and what they will hold. resets: parameters for ALTER SYSTEM RESET.
+    """What will be done. resets: parameters for ALTER SYSTEM RESET.
 
     stale: what the server has not loaded yet, though the files hold it, as after a run that was killed before the reload.
     """
@@ -60,14 +59,14 @@ class Planned:
     state: State
     facts: ClusterFacts
     file: str | None
-    texts: Mapping[str, str]
+    files: tuple[FileText, ...]
     differences: tuple[Difference, ...]
     overridden: tuple[Override, ...]
     change: Change | None = None
     stale: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.overridden or self.change or self.stale or (self.method == "alter_system" and self.differences))
+        return bool(self.files or self.overridden or self.change or self.stale or (self.method == "alter_system" and self.differences))
 
     @property
     def resets(self) -> tuple[str, ...]:
@@ -103,8 +102,8 @@ def plan(server: Server, document: Any, baseline: str, options: Options, path_pr
     method = _method(options.method, facts)
     policy = read_policy(document, baseline, state, path_prefix)
     if method == "patroni":
-        policy, changed, change = plan_patroni(policy, state, options.name, options.patroni or Patroni(), path_prefix)
-        return Planned(method, policy, state, facts, None, {}, changed, (), change)
+        policy, changed, change = plan_patroni(policy, state, options.name, options.patroni, path_prefix)
+        return Planned(method, policy, state, facts, None, (), changed, (), change)
     if method == "alter_system":
         return _plan_alter_system(policy, state, facts)
     return _plan_file(policy, state, facts, options)
@@ -142,21 +141,11 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
     if stubborn:
         told = "\n".join(f"  - {each.told()}" for each in stubborn)
         raise BulwarkError(f"something that is read after {file} says otherwise, so that the policy would not count; nothing was changed:\n{told}")
-    content = file_text(policy)
-    if read_text(file) != content:
-        texts[file] = content
-    _may_write([*texts, *([config] if directory and not os.path.isdir(directory) else [])])
-    planned = Planned("file", policy, state, facts, file, texts, differences(policy, state, file), found)
+    files = changed_files({**texts, file: file_text(policy)})
+    if not os.path.isdir(directory):
+        check_writable(config)
+    planned = Planned("file", policy, state, facts, file, files, differences(policy, state, file), found)
     return planned if planned else replace(planned, stale=(*not_in_force(policy, state), *still_loaded(state, file)))
-
-
-def _may_write(paths: list[str]) -> None:
-    for path in paths:
-        place = os.path.dirname(os.path.realpath(path))
-        while not os.path.isdir(place) and place != os.path.dirname(place):
-            place = os.path.dirname(place)
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise BulwarkError(f"{path} cannot be written: run this as the server's account (become_user: postgres)")
 
 
 def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
@@ -171,7 +160,7 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
         if definition is None or not same(definition, current, wanted.value):
             context = definition.context if definition else "user"
             changed.append(Difference(wanted.name, current, as_text(wanted.name, wanted.value), context))
-    planned = Planned("alter_system", policy, state, facts, None, {}, tuple(changed), ())
+    planned = Planned("alter_system", policy, state, facts, None, (), tuple(changed), ())
     return planned if planned else replace(planned, stale=not_in_force(policy, state))
 
 
@@ -184,17 +173,18 @@ def _check_empty(policy: Policy, state: State, auto: str) -> None:
             raise BulwarkError(f"ALTER SYSTEM cannot make {wanted.name} an empty list; take it out of {place}, which has {beneath[-1].value}")
 
 
-def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni | None = None) -> None:
+def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     check_start(planned, run_command)
-    with server.connect() as database:
-        database.without_timeouts()
-        if planned.change is not None:
-            apply_patroni(server, patroni or Patroni(), planned.change, planned.policy, planned.facts)
-        elif planned.method == "alter_system":
-            _alter_system(server, database, planned)
-        else:
-            _write(server, database, planned, run_command)
+    if planned.change is not None:
+        apply_patroni(server, patroni, planned.change, planned.policy, planned.facts)
+    elif planned.method == "alter_system":
+        install(server, Installation(_by_alter_system(planned), lambda: _verify(server, planned), _AS_BEFORE))
+    else:
+        _check_before(planned)
+        make_directory(os.path.dirname(planned.file or ""))
+        steps = _by_file(planned)
+        install(server, Installation(steps, lambda: _verify(server, planned), _AS_BEFORE, lambda session: _check(session, planned, run_command)))
 
 
 def check_start(planned: Planned, run_command: RunCommand) -> None:
@@ -206,42 +196,19 @@ def check_start(planned: Planned, run_command: RunCommand) -> None:
         raise BulwarkError(f"the server would not start with these settings, so that nothing was changed: {problem}")
 
 
-def _write(server: Server, database: Database, planned: Planned, run_command: RunCommand) -> None:
-    file = planned.file or ""
+def _check_before(planned: Planned) -> None:
     before = [entry for entry in planned.state.entries if entry.error and not _waits(entry, planned.state)]
     if before:
         raise BulwarkError(f"the server's configuration has an error already, and would not be reloaded: {_told(before)}")
-    make_directory(os.path.dirname(file))
-    old = read_text(file)
-    reloaded = False
-    undo: list[Any] = []
-    try:
-        with replaced(planned.texts, 0o600):
-            _check(database, planned, run_command)
-            if planned.for_restart:
-                write_text(planned.previous or "", old or "")
-            for override in planned.overridden:
-                database.execute(_reset(override.name))
-                undo.append(_set(override.name, override.value))
-            reloaded = True
-            reload(server, database)
-            _verify(server, planned)
-    except BaseException as error:
-        if reloaded:
-            _take_back(server, database, undo, error)
-        if isinstance(error, BulwarkError):
-            raise BulwarkError(f"{error}; {_AS_BEFORE}") from None
-        raise
 
 
-def _take_back(server: Server, database: Database, undo: list[Any], error: BaseException) -> None:
-    """Undo what ALTER SYSTEM did and have the files loaded, in the session that is still open: what is loaded may keep new ones out."""
-    try:
-        for statement in undo:
-            database.execute(statement)
-        reload(server, database, recovering=True)
-    except BulwarkError as problem:
-        raise BulwarkError(f"{error}; and the way back failed: {problem}. Put the settings right by hand and reload the server") from None
+def _by_file(planned: Planned) -> list[FileText | Statement]:
+    """The files, the one to go back to if the server does not restart, and what ALTER SYSTEM has to give up."""
+    steps: list[FileText | Statement] = list(planned.files)
+    if planned.for_restart and planned.previous:
+        steps.append(FileText(planned.previous, read_text(planned.file or "") or "", read_text(planned.previous)))
+    steps += [Statement(_reset(override.name), _set(override.name, override.value)) for override in planned.overridden]
+    return steps
 
 
 def waiting(server: Server, planned: Planned) -> tuple[str, ...]:
@@ -305,18 +272,11 @@ def _set(name: str, value: Value) -> Any:
     return compose("ALTER SYSTEM SET {} = {}", _named(name), literal(str(value)))
 
 
-def _alter_system(server: Server, database: Database, planned: Planned) -> None:
+def _by_alter_system(planned: Planned) -> list[Statement]:
     auto = {entry.name: entry.value for entry in planned.state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"}
-    undo: list[Any] = []
-    try:
-        for wanted in planned.policy.wanted:
-            if any(wanted.name == each.name for each in planned.differences):
-                database.execute(_set(wanted.name, wanted.value))
-                undo.append(_set(wanted.name, auto[wanted.name]) if wanted.name in auto else _reset(wanted.name))
-        reload(server, database)
-        _verify(server, planned)
-    except BaseException as error:
-        _take_back(server, database, undo, error)
-        if isinstance(error, BulwarkError):
-            raise BulwarkError(f"{error}; {_AS_BEFORE}") from None
-        raise
+    changed = {each.name for each in planned.differences}
+    return [
+        Statement(_set(each.name, each.value), _set(each.name, auto[each.name]) if each.name in auto else _reset(each.name))
+        for each in planned.policy.wanted
+        if each.name in changed
+    ]

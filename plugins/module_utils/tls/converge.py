@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import datetime
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.document import quoted
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.facts import read_facts
-from ..core.files import read_text, reload, remove, write_text
+from ..core.files import read_text, remove, write_text
+from ..core.install import Installation, Undo, install
 from .generations import (
     AUTHORITIES,
     CERTIFICATE,
@@ -48,6 +48,23 @@ _USE = """
 SELECT current_setting('ssl') = 'on', extract(epoch FROM pg_catalog.pg_conf_load_time())::float8,
  ARRAY[current_setting('ssl_cert_file'), current_setting('ssl_key_file'), current_setting('ssl_ca_file'), current_setting('ssl_crl_file')]
 """
+
+
+_AS_BEFORE = "the previous certificate is in use"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The link leads to another generation. previous: the one that it led to, None where there was no link."""
+
+    directory: str
+    name: str
+    previous: str | None
+
+    def do(self, _database: Database) -> Undo:
+        """Move the link."""
+        switch(self.directory, self.name)
+        return lambda _session: switch(self.directory, self.previous)
 
 
 @dataclass(frozen=True)
@@ -214,9 +231,7 @@ def apply(server: Server, planned: Planned) -> None:
     if planned.decision.texts is not None:
         _install(server, planned, planned.decision.texts)
     elif planned.stale:
-        with server.connect() as database:
-            reload(server, database)
-        _prove(planned)
+        install(server, Installation((), lambda: _prove(planned), _AS_BEFORE))
     if planned.cleared and planned.place.former:
         _prove(planned)
         remove_root(planned.place.former)
@@ -235,8 +250,10 @@ def _install(server: Server, planned: Planned, texts: Mapping[str, str]) -> None
     name = add(planned.directory, texts, planned.place.owner)
     try:
         _load(os.path.join(planned.directory, name), texts)
-        with server.connect() as database:
-            _put_in_use(server, database, planned, name)
+        previous = planned.installed.name if planned.installed and not planned.moving else None
+        steps = [Switch(planned.directory, name, previous)]
+        # After a move, the settings still name the former files.
+        install(server, Installation(steps, lambda: _prove(planned), _AS_BEFORE, loads=planned.use.here))
     except BaseException:
         discard(planned.directory, name)
         raise
@@ -252,20 +269,6 @@ def _load(generation: str, texts: Mapping[str, str]) -> None:
     problem = load_problem(paths[CERTIFICATE], paths[KEY], paths.get(AUTHORITIES))
     if problem:
         raise BulwarkError(f"OpenSSL would not load the files, so that nothing was changed: {problem}")
-
-
-def _put_in_use(server: Server, database: Database, planned: Planned, name: str) -> None:
-    try:
-        switch(planned.directory, name)
-        if planned.use.here:  # after a move, the settings still name the former files
-            reload(server, database)
-            _prove(planned)
-    except BaseException:
-        with suppress(BulwarkError):
-            switch(planned.directory, planned.installed.name if planned.installed and not planned.moving else None)
-            if planned.use.here:
-                reload(server, database)
-        raise
 
 
 def _prove(planned: Planned) -> None:

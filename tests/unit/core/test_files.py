@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files are replaced whole, keep what they were, and come back after a failure."""
+"""Files are replaced whole and keep what they were."""
 
 from __future__ import annotations
 
@@ -57,30 +57,6 @@ def test_a_directory_is_refused_with_its_name(tmp_path: Path) -> None:
         files.read_text(str(tmp_path))
     with pytest.raises(BulwarkError, match=r"cannot write .*missing/conf: No such file or directory"):
         files.write_text(str(tmp_path / "missing" / "conf"), "x")
-
-
-def test_everything_comes_back_when_the_body_fails(tmp_path: Path) -> None:
-    (tmp_path / "changed").write_text("old", encoding="utf-8")
-    (tmp_path / "removed").write_text("old", encoding="utf-8")
-    wanted: dict[str, str | None] = {str(tmp_path / "changed"): "new", str(tmp_path / "removed"): None, str(tmp_path / "added"): "new"}
-
-    def fail() -> None:
-        with files.replaced(wanted):
-            assert names(tmp_path) == ["added", "changed"]
-            assert (tmp_path / "changed").read_text(encoding="utf-8") == "new"
-            raise BulwarkError("the server did not like it")
-
-    with pytest.raises(BulwarkError, match="did not like it"):
-        fail()
-    assert names(tmp_path) == ["changed", "removed"]
-    assert {(tmp_path / name).read_text(encoding="utf-8") for name in names(tmp_path)} == {"old"}
-
-
-def test_a_file_that_cannot_be_written_takes_the_others_back(tmp_path: Path) -> None:
-    (tmp_path / "first").write_text("old", encoding="utf-8")
-    with pytest.raises(BulwarkError, match="cannot write"), files.replaced({str(tmp_path / "first"): "new", str(tmp_path / "no" / "second"): "new"}):
-        pass
-    assert (tmp_path / "first").read_text(encoding="utf-8") == "old"
 
 
 def test_what_a_killed_run_left_behind_goes_after_a_while(tmp_path: Path) -> None:
