@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo: an application as such are found, made least-privilege by playbooks/harden.yml, twice, and the proof by psql as each role.
+"""The demo: a typical over-privileged application, hardened twice by playbooks/harden.yml, and the proof by psql as each role.
 
 Started by demo/run. Everything it writes is in .work/demo; the server and its data are gone when it ends, however it ends.
 """
@@ -73,6 +73,7 @@ PROBES = (
     Probe("readonly_user", "SELECT sum(amount) FROM app.orders", ALLOWED, ALLOWED),
     Probe("readonly_user", "SELECT ssn FROM app.user_profiles", ALLOWED, REFUSED),
     Probe("readonly_user", "SELECT app.order_total(2)", ALLOWED, REFUSED),
+    Probe("readonly_user", "SELECT * FROM app.order_summary", ALLOWED, REFUSED),
     Probe("readonly_user", "UPDATE app.orders SET amount = 0", ALLOWED, REFUSED),
     Probe("readonly_user", "CREATE TABLE public.planted (id int)", ALLOWED, REFUSED),
     Probe("readonly_user", "CREATE TEMPORARY TABLE scratch (id int)", ALLOWED, REFUSED),
@@ -85,6 +86,12 @@ PROBES = (
     Probe("readonly_user", "SELECT 'without TLS'", ALLOWED, REFUSED, sslmode="disable"),
     Probe("old_reporter", "SELECT * FROM app.report_2025", ALLOWED, REFUSED),
 )
+
+# The rows of orders that each role sees, by tenant: in the context of each one, without a context, and in that of something that is no tenant.
+TENANT_ROLES = ("app_service", "readonly_user")
+CONTEXTS = ("1", "2", "3", None, "no-tenant")
+ORDERS_BY_TENANT = """SELECT coalesce(string_agg(format('%s: %s', tenant_id, count), '  ' ORDER BY tenant_id), 'no row')
+ FROM (SELECT tenant_id, count(*) FROM app.orders GROUP BY 1) o"""
 
 # Some of what the server has after the first run; the baseline's but for work_mem.
 SETTINGS = {
@@ -153,7 +160,7 @@ def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple
     settings["PGSSLROOTCERT"] = str(CA / "clients" / "ca.crt")
     done = subprocess.run(
         [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-f", "-"],
-        input=f"BEGIN;\n{probe.sql};\nROLLBACK;\n", capture_output=True, text=True, encoding="utf-8", check=False,
+        input=f"BEGIN;\nSET LOCAL app.current_tenant_id = '1';\n{probe.sql};\nROLLBACK;\n", capture_output=True, text=True, encoding="utf-8", check=False,
         env={**environment(), **settings, "PGPORT": str(server.port), "PGUSER": probe.role, "PGDATABASE": probe.database},
     )  # fmt: skip
     if done.returncode == 0:
@@ -165,6 +172,43 @@ def attempt(server: servers.Server, probe: Probe, password: str | None) -> tuple
     if fatal and re.search(r"password authentication failed|permission denied|does not exist|not permitted|pg_hba.conf rejects", fatal[1]):
         return REFUSED, fatal[1]
     raise DemoError(f"psql as {probe.role}: {probe.sql}\n{done.stderr}")
+
+
+def tenants_seen(server: servers.Server, role: str, context: str | None, password: str | None) -> str:
+    """The orders that a role sees in the context of a tenant, which it sets in its transaction as the application does."""
+    settings = {"PGHOST": server.host} if password is None else {"PGHOST": "localhost", "PGPASSWORD": password, "PGSSLMODE": "verify-full"}
+    settings["PGSSLROOTCERT"] = str(CA / "clients" / "ca.crt")
+    begin = "BEGIN;" if context is None else f"BEGIN; SET LOCAL app.current_tenant_id = '{context}';"
+    done = subprocess.run(
+        [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+        input=f"{begin}\n{ORDERS_BY_TENANT};\nCOMMIT;\n", capture_output=True, text=True, encoding="utf-8", check=False,
+        env={**environment(), **settings, "PGPORT": str(server.port), "PGUSER": role, "PGDATABASE": "shop"},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise DemoError(f"psql as {role} in the context of {context}:\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def tenant_lines(server: servers.Server, passwords: Mapping[str, str] | None) -> list[tuple[str, str, str]]:
+    """Role, context and what it sees; with passwords, raises DemoError where that is more or less than the tenant's own."""
+    everything = dict(line.split(": ") for line in server.psql(ORDERS_BY_TENANT, db="shop").split("  "))
+    found = []
+    for role in TENANT_ROLES:
+        for context in CONTEXTS:
+            seen = tenants_seen(server, role, context, passwords[role] if passwords else None)
+            own = f"{context}: {everything[context]}" if context in everything else "no row"
+            if passwords and seen != own:
+                raise DemoError(f"{role} in the context of {context} sees {seen}, expected: {own}")
+            found.append((role, context or "none", seen))
+    return found
+
+
+def tenant_table(before: list[tuple[str, str, str]], after: list[tuple[str, str, str]]) -> str:
+    """What each role saw before and sees now."""
+    rows = [("role", "tenant in context", "orders by tenant, before", "now")]
+    rows += [(role, context, seen, now[2]) for (role, context, seen), now in zip(before, after)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  ".join([*(row[column].ljust(widths[column]) for column in range(3)), row[3]]).rstrip() for row in rows)
 
 
 # The parts of the demo
@@ -238,6 +282,7 @@ def demonstrate(server: servers.Server) -> None:
     rows = load(server)
     say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")
     before = try_all(server, PROBES, None)
+    tenants_before = tenant_lines(server, None)
     playbook(str(DEMO / "matrix.yml"), "matrix-before.log", "-e", f"matrix_dir={OUTPUT} matrix_name=before")
 
     say("2. What would be done: harden.yml --check --diff")
@@ -264,6 +309,7 @@ def demonstrate(server: servers.Server) -> None:
 
     after = try_all(server, PROBES, passwords)
     new = try_all(server, NEW_TABLE_PROBES, passwords)
+    tenants_after = tenant_lines(server, passwords)
     playbook(str(DEMO / "matrix.yml"), "matrix-after.log", "-e", f"matrix_dir={OUTPUT} matrix_name=after")
     stale = server.psql("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'")
     if stale != "0":
@@ -282,6 +328,8 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(changed_words(plan), "  "))
     say("\nWhat is true now (tried by psql as each role, before over the Unix socket, now over TLS with verify-full and the new passwords)\n")
     say(textwrap.indent(probe_lines(PROBES, before, after), "  "))
+    say("\nWhich rows each tenant sees: the context is set in the transaction, by SET LOCAL app.current_tenant_id\n")
+    say(textwrap.indent(tenant_table(tenants_before, tenants_after), "  "))
     say("\nThe table that migration_user made after the first run\n")
     say(textwrap.indent(probe_lines(NEW_TABLE_PROBES, None, new), "  "))
     say(f"\nFirst run   {first}\nSecond run  {second}")
@@ -297,7 +345,7 @@ def summary_of_files() -> None:
         ("policy-before.yml", "the policy that pg_access_info read from the server as it was found"),
     )
     say("\nWhere to look")
-    say(f"  the policy: demo/inventory/group_vars/postgresql/policy.yml, the playbook: playbooks/harden.yml, what it means: docs/access.md\n  in {OUTPUT}:")
+    say(f"  the policy: demo/inventory/group_vars/postgresql/, the playbook: playbooks/harden.yml, what it means: docs/access.md\n  in {OUTPUT}:")
     width = max(len(name) for name, _what in files)
     for name, what in files:
         say(f"    {name.ljust(width)}  {what}")

@@ -66,7 +66,13 @@ def _pytest(*arguments: str) -> tuple[str, ...]:
 
 
 # A change below one of these paths can break the tests that name its modules or roles; any other change to the code can break all.
-_DOMAINS = {"access": ("pg_access", "pg_users", "test_access"), "settings": ("pg_settings", "pg_server"), "tls": ("pg_ssl",), "hba": ("pg_hba",)}
+_DOMAINS = {
+    "access": ("pg_access", "pg_users", "test_access"),
+    "settings": ("pg_settings", "pg_server"),
+    "tls": ("pg_ssl",),
+    "hba": ("pg_hba",),
+    "row_security": ("pg_row_security",),
+}
 _HARMLESS = ("docs/", "changelogs/", "bench/", "molecule/", "demo/", "tests/unit/", "scripts/", "LICENSES/")
 
 

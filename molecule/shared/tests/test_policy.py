@@ -24,8 +24,6 @@ ALLOWED = {
     "readonly_user": [
         "SELECT count(*) FROM app.users",
         "SELECT count(*) FROM app.orders",
-        "SELECT count(*) FROM app.order_summary",
-        "SELECT count(*) FROM app.monthly_revenue",
         "SELECT last_value FROM app.invoice_number",
     ],
     "analyst": [
@@ -61,6 +59,8 @@ REFUSED = {
     ],
     "readonly_user": [
         "SELECT count(*) FROM app.user_profiles",
+        "SELECT count(*) FROM app.order_summary",
+        "SELECT count(*) FROM app.monthly_revenue",
         "INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'new')",
         "UPDATE app.users SET email = 'x' WHERE id = 1",
         "DELETE FROM app.orders WHERE id = 1",
