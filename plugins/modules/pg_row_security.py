@@ -27,7 +27,8 @@ extends_documentation_fragment:
 options:
   databases:
     description:
-      - Name of a database to a dictionary with C(tenancy), which is a dictionary with these keys. All but the last are required.
+      - Name of a database to a dictionary with C(tenancy), C(schemas), or both.
+      - C(tenancy) isolates the rows of tenants. It is a dictionary with these keys. The first four are required.
       - C(setting) is the name of the setting that holds the tenant, with a dot in it.
       - C(column) is the name of the column that holds the tenant. It may be of type smallint, integer, bigint, uuid, text, varchar or char, or of a domain
         over one of them.
@@ -35,6 +36,13 @@ options:
       - C(schemas) is a list of schemas, or a dictionary of them. A schema is V(all), which stands for every table that has the column, a list of tables, or
         a dictionary with C(tables) and C(except), two such lists. Names of tables may hold the wildcard C(*).
       - C(roles_all_rows) is a list of roles, such as one for support or the owner of materialized views, that see and write the rows of all tenants.
+      - C(parents) is a dictionary of schemas, and in each of tables without the column. The value is the table, of the same schema, whose row has the tenant,
+        or a dictionary with C(table), C(schema) and C(foreign_key), the name of the constraint, which is needed where there are several.
+      - C(build_indexes) set to V(true) makes the missing indexes, by C(CREATE INDEX CONCURRENTLY). By default they are reported.
+      - C(schemas), beside C(tenancy), is a dictionary of schemas, and in each of tables, whose row-level security is written out. C(enabled) and C(forced)
+        are true by default. C(policies) is a dictionary of the names of policies with C(command) (V(all), the default, V(select), V(insert), V(update)
+        or V(delete)), C(roles), C(using), C(with_check), and C(permissive), which is true by default. The two expressions are SQL, read with a search
+        path of C(pg_catalog) alone.
     type: dict
     required: true
   mode:

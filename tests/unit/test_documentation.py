@@ -15,6 +15,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy i
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import read_policy as read_rules
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy as read_databases
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -86,10 +87,23 @@ def test_the_rules_of_the_pages_are_valid(place: str, document: list[Any], ident
     assert len(read_rules(document, ident, (), True, Permissions(), state).rules) > len(document), place
 
 
+def row_security() -> list[tuple[str, Any]]:
+    """Every example of row-level security: its place, and the databases."""
+    blocks = [(f"{name_of(page)} example {number}", yaml.safe_load(block)) for page in PAGES for number, block in enumerate(yaml_blocks(page), start=1)]
+    return [(place, content["pg_row_security_databases"]) for place, content in blocks if "pg_row_security_databases" in content]
+
+
+@pytest.mark.parametrize(("place", "databases"), row_security(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_row_security_of_the_pages_is_valid(place: str, databases: Any) -> None:
+    """The engine accepts each."""
+    assert read_databases(databases), place
+
+
 def test_the_pages_have_policies() -> None:
     """The test above has something to test."""
     assert len(policies()) >= 10
     assert len(rules()) >= 2
+    assert len(row_security()) >= 5
 
 
 def anchors(page: Path) -> set[str]:

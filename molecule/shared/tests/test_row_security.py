@@ -9,7 +9,7 @@ from typing import Callable
 import pytest
 
 Query = Callable[..., str]
-TABLES = ("app.users", "app.projects", "app.orders", "app.report_2025")
+TABLES = ("app.users", "app.projects", "app.orders")
 
 
 @pytest.mark.parametrize("table", TABLES)

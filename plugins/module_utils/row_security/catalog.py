@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import PUBLIC, USER_SCHEMA, extension_members
-from .model import COMMANDS, Column, RoleFacts, RowPolicy, Table, View
+from .model import COMMANDS, Column, ForeignKey, RoleFacts, RowPolicy, Table, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind, c.relispartition, c.relro
    UNION ALL SELECT x.oid, x.typbasetype FROM base JOIN pg_catalog.pg_type x ON x.oid = base.next)
   SELECT pg_catalog.format_type(base.oid, NULL) FROM base WHERE base.next = 0) END,
  EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = a.attnum),
+ (SELECT min(x.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+  WHERE i.indrelid = c.oid AND NOT i.indisvalid AND c.relkind = 'r' AND x.relname ~ '_tenant(_[0-9a-f]{8})?$'),
  (SELECT pg_catalog.jsonb_object_agg(r.rolname, pg_catalog.jsonb_build_array(
    pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT'), pg_catalog.has_any_column_privilege(r.oid, c.oid, 'INSERT'),
    pg_catalog.has_any_column_privilege(r.oid, c.oid, 'UPDATE'), pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE')))
@@ -39,10 +41,25 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname = ANY(%(schemas)s){one} ORDER BY 2, 3
 """
 
+_FOREIGN_KEYS = """
+SELECT f.conrelid::bigint, f.conname, pn.nspname, p.relname,
+ (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position) FROM pg_catalog.unnest(f.conkey) WITH ORDINALITY k(number, position)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number),
+ (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position) FROM pg_catalog.unnest(f.confkey) WITH ORDINALITY k(number, position)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.number),
+ EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = f.conkey[1])
+FROM pg_catalog.pg_constraint f JOIN pg_catalog.pg_class c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ JOIN pg_catalog.pg_class p ON p.oid = f.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+WHERE f.contype = 'f' AND n.nspname = ANY(%(schemas)s)
+ -- Of a partitioned table that is referred to, each partition has a constraint, too: these are not keys that anybody has made.
+ AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint up WHERE up.oid = f.conparentid AND up.conrelid = f.conrelid){one} ORDER BY 1, 2
+"""
+
 _POLICIES = """
 SELECT p.polrelid::bigint, p.polname, p.polpermissive, p.polcmd,
  (SELECT pg_catalog.array_agg(COALESCE(r.rolname::text, %(public)s)) FROM pg_catalog.unnest(p.polroles) o LEFT JOIN pg_catalog.pg_roles r ON r.oid = o),
- pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+ pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
+ pg_catalog.obj_description(p.oid, 'pg_policy')
 FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY(%(schemas)s){one} ORDER BY p.polname
 """
@@ -92,11 +109,15 @@ def read_tables(database: Database, schemas: Iterable[str], column: str, roles: 
         parameters.update(schema=only[0], table=only[1])
     one = _ONE if only is not None else ""
     policies: dict[int, list[RowPolicy]] = {}
-    for table, name, permissive, command, names, using, check in database.query(_POLICIES.replace("{one}", one), parameters):
-        policies.setdefault(table, []).append(RowPolicy(name, permissive, _COMMANDS[command], tuple(sorted(names)), using, check))
+    for table, name, permissive, command, names, using, check, comment in database.query(_POLICIES.replace("{one}", one), parameters):
+        policies.setdefault(table, []).append(RowPolicy(name, permissive, _COMMANDS[command], tuple(sorted(names)), using, check, comment=comment))
+    keys: dict[int, list[ForeignKey]] = {}
+    for table, name, *rest in database.query(_FOREIGN_KEYS.replace("{one}", one), parameters):
+        there, parent, columns, referenced, indexed = rest
+        keys.setdefault(table, []).append(ForeignKey(name, tuple(columns), there, parent, tuple(referenced), indexed))
     found = []
     for row in database.query(_TABLES.replace("{members}", extension_members("pg_class")).replace("{one}", one), parameters):
-        oid, schema, name, kind, partition, enabled, forced, extension, identifier, domain, nullable, base, indexed, may = row
+        oid, schema, name, kind, partition, enabled, forced, extension, identifier, domain, nullable, base, indexed, invalid, may = row
         found.append(
             Table(
                 schema,
@@ -109,6 +130,8 @@ def read_tables(database: Database, schemas: Iterable[str], column: str, roles: 
                 None if identifier is None else Column(column, identifier, base, domain, nullable, indexed),
                 tuple(policies.get(oid, ())),
                 {role: frozenset(word for word, has in zip(COMMANDS, each) if has) for role, each in (may or {}).items()},
+                tuple(keys.get(oid, ())),
+                invalid,
             )
         )
     return tuple(found)

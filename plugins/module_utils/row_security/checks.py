@@ -6,34 +6,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..core.catalog import PUBLIC
 from ..core.document import quoted
 from ..core.errors import Mistake, nearest
 from ..core.patterns import like
 from .predicate import TYPES
-from .reconcile import isolated, selects, undeclared
+from .reconcile import has_tenant, isolated, keys_to, lacks_index, parent_of, selects, undeclared
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from .model import RoleFacts, Selection, Table, Tenancy, View
+    from .model import Database, Parent, RoleFacts, Selection, Table, Tenancy, View
 
 _SHOWN = 5  # names that a note lists
 
 
-def role_mistakes(tenancy: Tenancy, roles: Mapping[str, RoleFacts], expected: Collection[str]) -> Iterator[Mistake]:
+def role_mistakes(database: Database, roles: Mapping[str, RoleFacts], expected: Collection[str]) -> Iterator[Mistake]:
     """Roles that the server does not have, or to which no policy applies. expected: those that count as there."""
-    for key, names in (("roles", tenancy.roles), ("roles_all_rows", tenancy.all_rows)):
-        path = f"{tenancy.path}.{key}"
+    tenancy = database.tenancy
+    for path, names in _role_places(database):
         for name in names:
             found = roles.get(name)
-            if found is None and name not in expected:
+            if found is None and name not in expected and name != PUBLIC:
                 yield Mistake(path, f"the server has no role {quoted(name)}{nearest(name, roles)}")
-            elif found is not None and found.exempt and key == "roles" and name not in expected:
+            elif tenancy and found is not None and found.exempt and path == f"{tenancy.path}.roles" and name not in expected:
                 yield Mistake(path, f"role {quoted(name)} is a superuser or has BYPASSRLS: no policy applies to it")
 
 
-def table_mistakes(tenancy: Tenancy, tables: Sequence[Table], schemas: Collection[str]) -> Iterator[Mistake]:
-    """Schemas, tables and columns that are not there, and columns of types that no setting can be compared with."""
+def _role_places(database: Database) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if database.tenancy is not None:
+        yield f"{database.tenancy.path}.roles", database.tenancy.roles
+        yield f"{database.tenancy.path}.roles_all_rows", database.tenancy.all_rows
+    for rules in database.rules:
+        for policy in rules.policies:
+            yield f"{policy.path}.roles", policy.roles
+
+
+def table_mistakes(database: Database, tables: Sequence[Table], schemas: Collection[str]) -> Iterator[Mistake]:
+    """Schemas, tables, columns and foreign keys that are not there, and columns of types that no setting can be compared with."""
+    tenancy = database.tenancy
+    for rules in database.rules:
+        yield from _missing_table(rules.path, rules.schema, rules.table, tables, schemas)
+        table = _found(rules.schema, rules.table, tables)
+        tenant = tenancy is not None and table is not None and (has_tenant(tenancy, table) or parent_of(tenancy, table))
+        if tenant and not (rules.enabled and rules.forced):
+            yield Mistake(rules.path, "tenancy isolates this table, so that it stays enabled and forced: except it in tenancy, or leave these keys out")
+    if tenancy is None:
+        return
     for selection in tenancy.selections:
         if selection.schema not in schemas:
             yield Mistake(selection.path, f"the database has no schema {quoted(selection.schema)}{nearest(selection.schema, schemas)}")
@@ -46,6 +65,49 @@ def table_mistakes(tenancy: Tenancy, tables: Sequence[Table], schemas: Collectio
             yield Mistake(selection.path, f"no table that it selects has a column {quoted(tenancy.column)}")
         for table in chosen:
             yield from _unfit(tenancy, selection, table)
+    for parent in tenancy.parents:
+        yield from _parent_mistakes(tenancy, parent, tables, schemas)
+
+
+def _found(schema: str, name: str, tables: Iterable[Table]) -> Table | None:
+    return next((table for table in tables if (table.schema, table.name) == (schema, name)), None)
+
+
+def _missing_table(path: str, schema: str, name: str, tables: Sequence[Table], schemas: Collection[str]) -> Iterator[Mistake]:
+    if schema not in schemas:
+        yield Mistake(path, f"the database has no schema {quoted(schema)}{nearest(schema, schemas)}")
+    elif _found(schema, name, tables) is None:
+        yield Mistake(path, f"there is no table {quoted(name)} in schema {quoted(schema)}{nearest(name, _names_in(schema, tables))}")
+    elif any(table.kind == "f" for table in tables if (table.schema, table.name) == (schema, name)):
+        yield Mistake(path, f"{schema}.{name} is a foreign table, which cannot have row-level security")
+
+
+def _names_in(schema: str, tables: Iterable[Table]) -> list[str]:
+    return [table.name for table in tables if table.schema == schema]
+
+
+def _parent_mistakes(tenancy: Tenancy, parent: Parent, tables: Sequence[Table], schemas: Collection[str]) -> Iterator[Mistake]:
+    wrong = [*_missing_table(parent.path, parent.schema, parent.table, tables, schemas)]
+    wrong += _missing_table(parent.path, parent.parent_schema, parent.parent, tables, schemas)
+    yield from wrong
+    table, above = _found(parent.schema, parent.table, tables), _found(parent.parent_schema, parent.parent, tables)
+    if wrong or table is None or above is None:
+        return
+    if has_tenant(tenancy, table):
+        yield Mistake(parent.path, f"table {table.label} has a column {quoted(tenancy.column)} of its own: leave it out here, or except it in schemas")
+        return
+    if not has_tenant(tenancy, above) and not any((each.schema, each.table) == (above.schema, above.name) for each in tenancy.parents):
+        yield Mistake(parent.path, f"table {above.label} is not isolated itself: select it in schemas, or give it a parent, too")
+    keys = keys_to(parent, table)
+    if not keys:
+        named = f" {quoted(parent.key)}" if parent.key else ""
+        yield Mistake(parent.path, f"table {table.label} has no foreign key{named} that refers to {above.label}")
+    elif len(keys) > 1:
+        names = ", ".join(key.name for key in keys)
+        yield Mistake(parent.path, f"table {table.label} has several foreign keys that refer to {above.label}; name one in foreign_key: {names}")
+    lacking = [role for role, may in table.privileges.items() if may and "SELECT" not in above.privileges.get(role, frozenset())]
+    if lacking:
+        yield Mistake(parent.path, f"{', '.join(sorted(lacking))} must be granted SELECT on {above.label}, too, since the policy of {table.label} reads it")
 
 
 def _missing_names(selection: Selection, within: Sequence[Table]) -> Iterator[Mistake]:
@@ -59,7 +121,7 @@ def _missing_names(selection: Selection, within: Sequence[Table]) -> Iterator[Mi
 def _unfit(tenancy: Tenancy, selection: Selection, table: Table) -> Iterator[Mistake]:
     column = table.column
     if column is None:
-        if table.name in (selection.names or ()):
+        if table.name in (selection.names or ()) and not any((each.schema, each.table) == (table.schema, table.name) for each in tenancy.parents):
             yield Mistake(selection.path, f"table {table.label} has no column {quoted(tenancy.column)}")
         return
     if table.kind == "f":
@@ -72,27 +134,36 @@ def _unfit(tenancy: Tenancy, selection: Selection, table: Table) -> Iterator[Mis
         yield Mistake(selection.path, text)
 
 
-def notes(tenancy: Tenancy, tables: Sequence[Table], exact: bool) -> Iterator[str]:
+def notes(database: Database, tables: Sequence[Table], exact: bool) -> Iterator[str]:
     """What a person should know of the tables that the document selects."""
-    chosen = [table for table in tables if any(selects(selection, table) for selection in tenancy.selections)]
-    mine = isolated(tenancy, tables)
-    groups = [
-        (f"without a column {tenancy.column}, so that their rows are not isolated", [each for each in chosen if each.column is None]),
-        ("that are foreign, so that their rows are not isolated", [each for each in chosen if each.column is not None and each.kind == "f"]),
-        (f"whose column {tenancy.column} may be NULL; such rows are seen by nobody", [each for each in mine if each.column and each.column.nullable]),
-        (f"without an index that begins with {tenancy.column}, which makes reading slow", [each for each in mine if each.column and not each.column.indexed]),
-    ]
+    tenancy = database.tenancy
+    groups: list[tuple[str, list[Table]]] = []
+    if tenancy is not None:
+        mine = isolated(database, tables)
+        declared = {(rules.schema, rules.table) for rules in database.rules}
+        chosen = [table for table in tables if any(selects(selection, table) for selection in tenancy.selections)]
+        left = [each for each in chosen if each not in mine and (each.schema, each.name) not in declared]
+        groups = [
+            (f"without a column {tenancy.column}, so that their rows are not isolated", [each for each in left if each.column is None]),
+            ("that are foreign, so that their rows are not isolated", [each for each in left if each.column is not None and each.kind == "f"]),
+            (f"whose column {tenancy.column} may be NULL; such rows are seen by nobody", [each for each in mine if each.column and each.column.nullable]),
+        ]
+        if not tenancy.build_indexes:
+            slow = [each for each in mine if lacks_index(tenancy, each)]
+            groups.append((f"without an index for {tenancy.column}, which makes reading slow (build_indexes makes them)", slow))
     if not exact:
-        groups.append(("with policies that are not declared and stay", [each for each in mine if undeclared(tenancy, each)]))
+        groups.append(("with policies that are not declared and stay", [each for each in tables if undeclared(database, each)]))
     for about, found in groups:
         if found:
             yield f"{len(found)} table{'s' if len(found) != 1 else ''} {about}: {_names(found)}"
 
 
-def view_notes(tenancy: Tenancy, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]) -> Iterator[str]:
+def view_notes(database: Database, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]) -> Iterator[str]:
     """Views that show the roles of the tenancy the rows of all tenants."""
-    mine = {(table.schema, table.name) for table in isolated(tenancy, tables)}
-    everything = {*tenancy.all_rows, *(name for name, role in roles.items() if role.exempt)}
+    if database.tenancy is None:
+        return
+    mine = {(table.schema, table.name) for table in isolated(database, tables)}
+    everything = {*database.tenancy.all_rows, *(name for name, role in roles.items() if role.exempt)}
     open_views = [view for view in views if view.tables & mine and view.readers and (view.materialized or view.owner in everything)]
     for view in open_views:
         way = "take SELECT from them" if view.materialized else "set security_invoker on the view (PostgreSQL 15), or take SELECT from them"

@@ -7,19 +7,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..core.database import StatementError
 from ..core.document import quoted
 from ..core.errors import Mistake, PolicyError, nearest
-from ..core.plan import Patience, Plan, apply_planned, in_parts
+from ..core.plan import Patience, Plan, apply_alone, apply_planned, in_parts
+from ..core.statements import compose, identifier, keywords, literal
 from .catalog import read_roles, read_schemas, read_tables, read_views
 from .checks import notes, role_mistakes, table_mistakes, view_notes
-from .reconcile import isolated, reconcile
+from .reconcile import isolated, plan_indexes, reconcile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..core.database import Database as Session
     from ..core.database import Server
-    from .model import Database, RoleFacts, Table, Tenancy, View
+    from .model import Database, RoleFacts, Table, View
+
+# CREATE INDEX CONCURRENTLY waits for every transaction that is older, and keeps nobody from reading or writing meanwhile.
+INDEX_WAIT = 600_000  # milliseconds
 
 _DATABASES = "SELECT datname, datallowconn FROM pg_catalog.pg_database"
 
@@ -41,16 +46,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """The plans of the databases, in order. tables: the isolated tables, by database."""
+    """The plans of the databases, in order: indexes first, since the policies are slow without. tables: the isolated tables, by database."""
 
-    parts: tuple[tuple[Database, Plan], ...]
+    parts: tuple[tuple[Database, Plan, Plan], ...]
     tables: Mapping[str, tuple[Table, ...]]
     notes: tuple[str, ...]
 
     @property
     def whole(self) -> Plan:
         """All changes in order."""
-        return Plan(tuple(change for _database, part in self.parts for change in part.changes))
+        return Plan(tuple(change for _database, indexes, part in self.parts for change in (indexes + part).changes))
 
 
 class Convergence:
@@ -68,15 +73,15 @@ class Convergence:
             roles = read_roles(session)
             there: dict[str, bool] = dict(session.query(_DATABASES))
         mistakes: list[Mistake] = []
-        parts: list[tuple[Database, Plan]] = []
+        parts: list[tuple[Database, Plan, Plan]] = []
         tables: dict[str, tuple[Table, ...]] = {}
         said: list[str] = []
         for database in self._databases:
-            if database.name in there and there[database.name] and database.tenancy is not None:
-                found, views = self._read(database, database.tenancy, roles, mistakes)
-                parts.append((database, reconcile(database.name, database.tenancy, found, self._exact)))
-                tables[database.name] = tuple(isolated(database.tenancy, found))
-                both = (*notes(database.tenancy, found, self._exact), *view_notes(database.tenancy, found, views, roles))
+            if there.get(database.name):
+                found, views = self._read(database, roles, mistakes)
+                parts.append((database, plan_indexes(database, found), reconcile(database, found, self._exact)))
+                tables[database.name] = tuple(isolated(database, found))
+                both = (*notes(database, found, self._exact), *view_notes(database, found, views, roles))
                 said += [f"database {database.name}: {note}" for note in both]
             elif database.name in self._options.expected_databases and database.name not in there:
                 said.append(f"database {database.name} is not there yet, so that its tables are not looked at")
@@ -87,14 +92,14 @@ class Convergence:
             raise PolicyError(mistakes, self._options.path_prefix)
         return Planned(tuple(parts), tables, tuple(said))
 
-    def _read(
-        self, database: Database, tenancy: Tenancy, roles: Mapping[str, RoleFacts], mistakes: list[Mistake]
-    ) -> tuple[tuple[Table, ...], tuple[View, ...]]:
-        mistakes.extend(role_mistakes(tenancy, roles, self._options.expected_roles))
-        with self._server.connect(database.name) as session, session.reading():
-            found = _tables(session, tenancy)
-            mistakes.extend(table_mistakes(tenancy, found, read_schemas(session)))
-            views = read_views(session, sorted({selection.schema for selection in tenancy.selections}), tenancy.roles)
+    def _read(self, database: Database, roles: Mapping[str, RoleFacts], mistakes: list[Mistake]) -> tuple[tuple[Table, ...], tuple[View, ...]]:
+        mistakes.extend(role_mistakes(database, roles, self._options.expected_roles))
+        with self._server.connect(database.name) as session:
+            with session.reading():
+                found = _tables(session, database)
+                views = read_views(session, database.schemas, database.tenancy.roles if database.tenancy else ())
+                wrong = list(table_mistakes(database, found, read_schemas(session)))
+            mistakes.extend(wrong or expression_mistakes(session, database))
         return found, views
 
     def apply(self, planned: Planned) -> int:
@@ -102,30 +107,54 @@ class Convergence:
         retries = 0
         done: list[str] = []
         with in_parts(done):
-            for database, whole in planned.parts:
-                if not whole or database.tenancy is None:
+            for database, indexes, whole in planned.parts:
+                if not (indexes or whole):
                     continue
                 with self._server.connect(database.name) as session:
-                    for part, table in self._transactions(database, whole, planned.tables[database.name]):
-                        retries += self._apply(session, database.name, database.tenancy, part, table)
+                    if indexes:
+                        session.execute(compose("SET lock_timeout = {}", literal(INDEX_WAIT)))
+                    for change in indexes.changes:
+                        retries += apply_alone(session, change, self._options.patience)
+                        done.append(change.words.strip())
+                    for part, table in self._transactions(session, database, whole):
+                        retries += self._apply(session, database, part, table)
                         done.append(f"table {table.label}" if table else f'database "{database.name}"')
         return retries
 
-    def _transactions(self, database: Database, whole: Plan, tables: tuple[Table, ...]) -> list[tuple[Plan, Table | None]]:
-        if not self._options.per_table or database.tenancy is None:
+    def _transactions(self, session: Session, database: Database, whole: Plan) -> list[tuple[Plan, Table | None]]:
+        if not whole:
+            return []
+        if not self._options.per_table:
             return [(whole, None)]
-        parts = ((reconcile(database.name, database.tenancy, [table], self._exact), table) for table in tables)
+        with session.reading():
+            tables = _tables(session, database)
+        parts = ((reconcile(database, [table], self._exact), table) for table in tables)
         return [(part, table) for part, table in parts if part]
 
-    def _apply(self, session: Session, database: str, tenancy: Tenancy, part: Plan, table: Table | None) -> int:
+    def _apply(self, session: Session, database: Database, part: Plan, table: Table | None) -> int:
         only = None if table is None else (table.schema, table.name)
 
         def left() -> Plan:
-            return reconcile(database, tenancy, _tables(session, tenancy, only), self._exact)
+            return reconcile(database, _tables(session, database, only), self._exact)
 
         return apply_planned(session, part, left, self._options.patience)
 
 
-def _tables(session: Session, tenancy: Tenancy, only: tuple[str, str] | None = None) -> tuple[Table, ...]:
-    schemas = {selection.schema for selection in tenancy.selections}
-    return read_tables(session, sorted(schemas), tenancy.column, tenancy.roles, only)
+def _tables(session: Session, database: Database, only: tuple[str, str] | None = None) -> tuple[Table, ...]:
+    tenancy = database.tenancy
+    return read_tables(session, database.schemas, tenancy.column if tenancy else "", tenancy.roles if tenancy else (), only)
+
+
+def expression_mistakes(session: Session, database: Database) -> Iterator[Mistake]:
+    """Expressions that the server cannot make sense of, in its own words. It plans them on their table and runs nothing."""
+    for rules in database.rules:
+        for policy in rules.policies:
+            for key, text in (("using", policy.using), ("with_check", policy.check)):
+                if text is None or (key == "with_check" and text == policy.using):
+                    continue
+                statement = compose("EXPLAIN SELECT FROM {} WHERE ({})", identifier(rules.schema, rules.table), keywords(text))
+                try:
+                    with session.reading():
+                        session.query(session.text(statement))
+                except StatementError as error:
+                    yield Mistake(f"{policy.path}.{key}", f"the server does not take this expression: {error}")

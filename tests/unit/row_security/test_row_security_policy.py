@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.model import Column, RowPolicy, Selection, Table
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.checks import table_mistakes
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.expression import expression_problem
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.model import Column, Database, ForeignKey, RowPolicy, Selection, Table
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.predicate import TYPES, same_text, tenant_predicate
-from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.reconcile import reconcile, wanted_policies
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.reconcile import index_name, reconcile, wanted_of
 
 TENANCY: dict[str, Any] = {"setting": "app.tenant", "column": "tenant_id", "schemas": ["app"], "roles": ["reader", "app"]}
 
@@ -39,9 +42,9 @@ def mistakes(tenancy: Any) -> list[tuple[str, str]]:
     ],
 )
 def test_schemas_are_said_in_several_ways(schemas: Any, expected: list[Any]) -> None:
-    (database,) = read_policy({"shop": {"tenancy": {**TENANCY, "schemas": schemas}}})
-    assert database.tenancy is not None
-    assert [(each.schema, each.names, each.excluding) for each in database.tenancy.selections] == expected
+    (found,) = read_policy({"shop": {"tenancy": {**TENANCY, "schemas": schemas}}})
+    assert found.tenancy is not None
+    assert [(each.schema, each.names, each.excluding) for each in found.tenancy.selections] == expected
 
 
 @pytest.mark.parametrize(
@@ -93,10 +96,17 @@ def table(**attributes: Any) -> Table:
     return Table("app", "orders", column=column(), **{"privileges": privileges, **attributes})
 
 
-def tenancy() -> Any:
-    """The tenancy of the tests."""
-    (database,) = read_policy({"shop": {"tenancy": TENANCY}})
-    return database.tenancy
+def database(**more: Any) -> Database:
+    """The database of the tests, with its tenancy."""
+    (found,) = read_policy({"shop": {"tenancy": TENANCY, **more}})
+    return found
+
+
+def wanted_policies() -> tuple[RowPolicy, ...]:
+    """The policies of the table above."""
+    wanted = wanted_of(database(), table())
+    assert wanted is not None
+    return wanted.policies
 
 
 ROLES = st.sets(st.sampled_from(["app", "reader", "PUBLIC", "other"]), min_size=1).map(lambda names: tuple(sorted(names)))
@@ -115,9 +125,9 @@ POLICIES = st.builds(
 @given(st.lists(POLICIES, unique_by=lambda policy: policy.name, max_size=4), st.booleans(), st.booleans())
 def test_whatever_is_there_the_plan_names_it_once_and_what_is_right_is_left(found: list[RowPolicy], enabled: bool, forced: bool) -> None:
     """Each policy of the table is touched at most once, a declared one is never dropped for good, and nothing is done on a table that is right."""
-    wanted = wanted_policies(tenancy(), table())
+    wanted = wanted_policies()
     names = {policy.name for policy in wanted}
-    plan = reconcile("shop", tenancy(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=True)
+    plan = reconcile(database(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=True)
     lines = [change.words for change in plan.changes]
     for policy in found:
         about = [line for line in lines if f"policy {policy.name} " in line]
@@ -130,9 +140,9 @@ def test_whatever_is_there_the_plan_names_it_once_and_what_is_right_is_left(foun
             assert len(about) == 1
             assert "-policy" in about[0]
     assert any("row-level security" in line for line in lines) == (not (enabled and forced))
-    kept = reconcile("shop", tenancy(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=False)
+    kept = reconcile(database(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=False)
     assert not any("-policy" in change.words for change in kept.changes)
-    done = reconcile("shop", tenancy(), [table(policies=wanted, enabled=True, forced=True)], exact=True)
+    done = reconcile(database(), [table(policies=wanted, enabled=True, forced=True)], exact=True)
     assert not done
 
 
@@ -140,7 +150,7 @@ def test_whatever_is_there_the_plan_names_it_once_and_what_is_right_is_left(foun
 def test_only_tables_that_can_be_isolated_are(kind: str, extension: bool, of_type: str | None) -> None:
     found = table(kind=kind, extension=extension)
     changed = Table("app", "orders", kind, extension=extension, column=column(of_type) if of_type else None, privileges=found.privileges)
-    assert bool(reconcile("shop", tenancy(), [changed], exact=True)) == (kind != "f" and not extension and of_type == "bigint")
+    assert bool(reconcile(database(), [changed], exact=True)) == (kind != "f" and not extension and of_type == "bigint")
 
 
 def test_white_space_alone_is_no_difference() -> None:
@@ -150,6 +160,141 @@ def test_white_space_alone_is_no_difference() -> None:
 
 
 def test_a_pattern_stands_for_itself_in_all_but_the_asterisk() -> None:
-    (database,) = read_policy({"shop": {"tenancy": {**TENANCY, "schemas": {"app": ["a?c", "x*"]}}}})
-    assert database.tenancy is not None
-    assert database.tenancy.selections == (Selection("databases.shop.tenancy.schemas.app", "app", ("a?c", "x*")),)
+    (found,) = read_policy({"shop": {"tenancy": {**TENANCY, "schemas": {"app": ["a?c", "x*"]}}}})
+    assert found.tenancy is not None
+    assert found.tenancy.selections == (Selection("databases.shop.tenancy.schemas.app", "app", ("a?c", "x*")),)
+
+
+RULES: dict[str, Any] = {"policies": {"own": {"command": "select", "roles": ["app"], "using": "owner = current_user"}}}
+
+
+def test_what_is_not_written_of_a_policy_is_what_postgresql_takes_for_it() -> None:
+    policies = {
+        "all": {"roles": "PUBLIC", "using": "true"},
+        "insert": {"command": "INSERT", "roles": ["b", "a"], "with_check": "a > 1", "permissive": False},
+        "update": {"command": "update", "roles": ["app"], "using": "a > 1", "with_check": "a > 2"},
+    }
+    (found,) = read_policy({"shop": {"schemas": {"app": {"t": {"policies": policies}, "off": {"enabled": False}}}}})
+    off, rules = found.rules
+    assert (off.table, off.enabled, off.forced, off.policies) == ("off", False, False, ())
+    assert (rules.enabled, rules.forced) == (True, True)
+    assert rules.policies == (
+        RowPolicy("all", True, "ALL", ("PUBLIC",), "true", "true"),
+        RowPolicy("insert", False, "INSERT", ("a", "b"), None, "a > 1"),
+        RowPolicy("update", True, "UPDATE", ("app",), "a > 1", "a > 2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "place", "message"),
+    [
+        (5, "", "must be a mapping"),
+        ({"enable": True}, ".enable", "unknown key"),
+        ({"policies": {"p": {"roles": ["app"]}}}, ".policies.p.using", "is required"),
+        ({"policies": {"p": {"using": "true"}}}, ".policies.p.roles", "is required"),
+        ({"policies": {"p": {"roles": ["app"], "using": "true", "command": "merge"}}}, ".policies.p.command", "is not accepted"),
+        ({"policies": {"p": {"roles": ["app"], "using": "true", "command": "insert"}}}, ".policies.p.using", "has with_check alone"),
+        ({"policies": {"p": {"roles": ["app"], "using": "true", "with_check": "true", "command": "select"}}}, ".policies.p.with_check", "has using alone"),
+        ({"policies": {"tenant_isolation": {"roles": ["app"], "using": "true"}}}, ".policies.tenant_isolation", "tenancy makes"),
+    ],
+)
+def test_each_mistake_in_a_table_is_named_with_its_place(rules: Any, place: str, message: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        read_policy({"shop": {"schemas": {"app": {"t": rules}}}})
+    found = [(mistake.path, mistake.message) for mistake in caught.value.mistakes]
+    assert any(path == f"databases.shop.schemas.app.t{place}" and message in text for path, text in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a = 1", None),
+        ("a = ANY (ARRAY[1, (2)])", None),
+        ("name = 'o''neil; --' AND \"odd;)\" = E'\\\\' AND x = $t$;'($t$", None),
+        ("", "empty"),
+        ("  ", "empty"),
+        ("true); DROP TABLE t; --", "too many"),
+        ("true; DROP TABLE t", "semicolon"),
+        ("true -- and so on", "comment"),
+        ("true /* and", "comment"),
+        ("(a = 1", 'lacks a ")"'),
+        ("a = 'x", "not closed"),
+        ('"a = 1', "not closed"),
+        ("a[1) = 1", "too many"),
+        ("E'\\\\'; DROP TABLE t; --'", "semicolon"),
+        ("a = '\0'", "NUL"),
+    ],
+)
+def test_an_expression_is_one_and_nothing_else(text: str, problem: str | None) -> None:
+    found = expression_problem(text)
+    assert (found is None) if problem is None else (found is not None and problem in found), found
+
+
+@given(st.text(alphabet="a;'\"$()[]-/*\\E t", max_size=12))
+def test_nothing_gets_out_of_the_parentheses_of_an_expression(text: str) -> None:
+    """Where an expression is accepted, so is it between two others, and what closes is what it has opened."""
+    if expression_problem(text) is None:
+        assert expression_problem(f"(a AND ({text}) AND b)") is None
+        assert expression_problem(f"({text}))") is not None
+
+
+@pytest.mark.parametrize(
+    ("parents", "place", "message"),
+    [
+        ({"app": {"items": 5}}, ".app.items", "must be a mapping"),
+        ({"app": {"items": {}}}, ".app.items", "must name the table"),
+        ({"app": {"items": "items"}}, ".app.items", "leads back"),
+        ({"app": {"a": "b", "b": "c", "c": "a"}}, ".app.b", "leads back"),
+        ({"app": ["items"]}, ".app", "must be a mapping of tables"),
+    ],
+)
+def test_each_mistake_in_a_path_to_the_tenant_is_named(parents: Any, place: str, message: str) -> None:
+    assert any(path.endswith(f".parents{place}") and message in text for path, text in mistakes({**TENANCY, "parents": parents}))
+
+
+def items(*keys: ForeignKey) -> Table:
+    """A table without the column."""
+    privileges = {"app": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})}
+    return Table("app", "items", privileges=privileges, foreign_keys=keys)
+
+
+KEY = ForeignKey("items_fk", ("order_id",), "app", "orders", ("id",), False)
+WITH_PARENT = {**TENANCY, "parents": {"app": {"items": "orders"}}, "build_indexes": True}
+
+
+def test_a_table_without_the_column_is_isolated_by_its_parent() -> None:
+    (found,) = read_policy({"shop": {"tenancy": WITH_PARENT}})
+    wanted = wanted_of(found, items(KEY))
+    assert wanted is not None
+    condition = 'EXISTS (SELECT FROM "app"."orders" AS parent WHERE parent."id" = "items"."order_id")'
+    assert wanted.policies[0] == RowPolicy("tenant_isolation", False, "ALL", ("app", "reader"), condition, condition)
+    assert wanted_of(found, items()) is None
+    assert wanted_of(found, items(KEY, replace(KEY, name="other"))) is None
+
+
+def test_checks_of_paths_and_contradictions() -> None:
+    other = replace(KEY, name="other")
+    named = {**WITH_PARENT, "parents": {"app": {"items": {"table": "orders", "foreign_key": "other"}}}}
+    off = {"schemas": {"app": {"orders": {"enabled": False}}}}
+    cases: list[tuple[Any, Any, list[Table], str]] = [
+        (WITH_PARENT, {}, [items(), table()], "has no foreign key that refers to app.orders"),
+        (WITH_PARENT, {}, [items(KEY, other), table()], "several foreign keys that refer to app.orders; name one in foreign_key: items_fk, other"),
+        (named, {}, [items(KEY), table()], 'no foreign key "other"'),
+        (WITH_PARENT, {}, [items(KEY), replace(table(), column=None)], "is not isolated itself"),
+        (WITH_PARENT, {}, [replace(items(KEY), column=column()), table()], "of its own"),
+        (WITH_PARENT, {}, [items(KEY)], 'no table "orders"'),
+        (WITH_PARENT, {}, [items(KEY), table(privileges={})], "app must be granted SELECT on app.orders"),
+        (TENANCY, off, [table()], "stays enabled and forced"),
+    ]
+    for tenancy, more, tables, message in cases:
+        (found,) = read_policy({"shop": {"tenancy": tenancy, **more}})
+        texts = [mistake.message for mistake in table_mistakes(found, tables, {"app"})]
+        assert any(message in text for text in texts), (message, texts)
+    (fine,) = read_policy({"shop": {"tenancy": named}})
+    assert list(table_mistakes(fine, [items(KEY, other), table()], {"app"})) == []
+
+
+@given(st.text(min_size=1, max_size=63), st.text(min_size=1, max_size=63))
+def test_the_name_of_an_index_fits(name: str, key: str) -> None:
+    made = index_name(Table("app", name), (key,))
+    assert len(made.encode("utf-8", "replace")) <= 63
