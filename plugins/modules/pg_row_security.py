@@ -81,6 +81,7 @@ options:
     type: str
     default: ""
 seealso:
+  - module: bulwark.postgresql.pg_row_security_info
   - module: bulwark.postgresql.pg_access
   - name: Row Security Policies
     description: PostgreSQL's documentation.
@@ -109,6 +110,12 @@ tables:
   returned: success
   type: dict
   sample: {shop: [app.orders, app.users]}
+findings:
+  description: What gets around the policies of the tenancy, as in M(bulwark.postgresql.pg_row_security_info). Those of severity V(high) are warnings, too.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
 plan:
   description: The changes in order, for people and programs.
   returned: success
@@ -161,6 +168,7 @@ mistakes:
       message: 'the server has no role "app_servce" (did you mean "app_service"?)'
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATIENCE_OPTIONS, Proposal, outcome, patience_of, run
@@ -200,7 +208,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     summary = f"{plan.counted()}; {count} table{'s are' if count != 1 else ' is'} isolated"
     proposal = Proposal(plan, summary, lambda: convergence.apply(planned), planned.notes)
     tables = {name: [table.label for table in found] for name, found in planned.tables.items()}
-    return {**outcome(module, server, proposal), "tables": tables}
+    return {**outcome(module, server, proposal), "tables": tables, "findings": [asdict(finding) for finding in planned.findings]}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from ..core.catalog import PUBLIC
 from ..core.document import quoted
 from ..core.errors import Mistake, nearest
 from ..core.patterns import like
+from .findings import Finding
 from .predicate import TYPES
 from .reconcile import has_tenant, isolated, keys_to, lacks_index, parent_of, selects, undeclared
 
@@ -158,17 +159,36 @@ def notes(database: Database, tables: Sequence[Table], exact: bool) -> Iterator[
             yield f"{len(found)} table{'s' if len(found) != 1 else ''} {about}: {_names(found)}"
 
 
-def view_notes(database: Database, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]) -> Iterator[str]:
+def view_findings(database: Database, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]) -> Iterator[Finding]:
     """Views that show the roles of the tenancy the rows of all tenants."""
     if database.tenancy is None:
         return
     mine = {(table.schema, table.name) for table in isolated(database, tables)}
     everything = {*database.tenancy.all_rows, *(name for name, role in roles.items() if role.exempt)}
-    open_views = [view for view in views if view.tables & mine and view.readers and (view.materialized or view.owner in everything)]
-    for view in open_views:
-        way = "take SELECT from them" if view.materialized else "set security_invoker on the view (PostgreSQL 15), or take SELECT from them"
-        kind = "materialized view" if view.materialized else f"view with the rights of {view.owner}"
-        yield f"{view.schema}.{view.name} is a {kind} and shows {', '.join(view.readers)} the rows of all tenants: {way}"
+    for view in views:
+        if view.tables & mine and view.readers and (view.materialized or view.owner in everything):
+            label, readers = f"{view.schema}.{view.name}", ", ".join(view.readers)
+            revoke = f'REVOKE SELECT ON "{view.schema}"."{view.name}" FROM {readers}'
+            invoke = f'ALTER VIEW "{view.schema}"."{view.name}" SET (security_invoker = true) on PostgreSQL 15 and later, or {revoke}'
+            kind = "materialized view" if view.materialized else f"view with the rights of {view.owner}"
+            code, fix = ("materialized_view", revoke) if view.materialized else ("view", invoke)
+            yield Finding(code, "high", database.name, label, f"is a {kind} and shows {readers} the rows of all tenants", fix)
+
+
+def open_tables(database: Database, tables: Sequence[Table]) -> Iterator[Finding]:
+    """Tables of the selected schemas whose rows nothing isolates."""
+    if database.tenancy is None:
+        return
+    mine = isolated(database, tables)
+    declared = {(rules.schema, rules.table) for rules in database.rules}
+    for table in tables:
+        if table in mine or (table.schema, table.name) in declared or not any(selects(each, table) for each in database.tenancy.selections):
+            continue
+        if table.privileges and any(table.privileges.values()):
+            fix = "give it a parent, policies of its own, or except it in schemas"
+            yield Finding(
+                "no_tenant", "medium", database.name, table.label, f"has neither column {database.tenancy.column} nor a parent: nothing isolates it", fix
+            )
 
 
 def _names(tables: Iterable[Table]) -> str:

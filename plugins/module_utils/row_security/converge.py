@@ -13,7 +13,8 @@ from ..core.errors import Mistake, PolicyError, nearest
 from ..core.plan import Patience, Plan, apply_alone, apply_planned, in_parts
 from ..core.statements import compose, identifier, keywords, literal
 from .catalog import read_roles, read_schemas, read_tables, read_views
-from .checks import notes, role_mistakes, table_mistakes, view_notes
+from .checks import notes, role_mistakes, table_mistakes
+from .inspect import tenancy_findings
 from .reconcile import isolated, plan_indexes, reconcile
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from ..core.database import Database as Session
     from ..core.database import Server
-    from .model import Database, RoleFacts, Table, View
+    from .findings import Finding
+    from .model import Database, RoleFacts, Table
 
 # CREATE INDEX CONCURRENTLY waits for every transaction that is older, and keeps nobody from reading or writing meanwhile.
 INDEX_WAIT = 600_000  # milliseconds
@@ -51,6 +53,7 @@ class Planned:
     parts: tuple[tuple[Database, Plan, Plan], ...]
     tables: Mapping[str, tuple[Table, ...]]
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def whole(self) -> Plan:
@@ -76,13 +79,13 @@ class Convergence:
         parts: list[tuple[Database, Plan, Plan]] = []
         tables: dict[str, tuple[Table, ...]] = {}
         said: list[str] = []
+        findings: list[Finding] = []
         for database in self._databases:
             if there.get(database.name):
-                found, views = self._read(database, roles, mistakes)
+                found = self._read(database, roles, mistakes, findings)
                 parts.append((database, plan_indexes(database, found), reconcile(database, found, self._exact)))
                 tables[database.name] = tuple(isolated(database, found))
-                both = (*notes(database, found, self._exact), *view_notes(database, found, views, roles))
-                said += [f"database {database.name}: {note}" for note in both]
+                said += [f"database {database.name}: {note}" for note in notes(database, found, self._exact)]
             elif database.name in self._options.expected_databases and database.name not in there:
                 said.append(f"database {database.name} is not there yet, so that its tables are not looked at")
             else:
@@ -90,17 +93,19 @@ class Convergence:
                 mistakes.append(Mistake(database.path, f"database {quoted(database.name)} {state}"))
         if mistakes:
             raise PolicyError(mistakes, self._options.path_prefix)
-        return Planned(tuple(parts), tables, tuple(said))
+        said += [f"database {each.database}: {each.object} {each.message}: {each.fix}" for each in findings if each.severity == "high"]
+        return Planned(tuple(parts), tables, tuple(said), tuple(findings))
 
-    def _read(self, database: Database, roles: Mapping[str, RoleFacts], mistakes: list[Mistake]) -> tuple[tuple[Table, ...], tuple[View, ...]]:
+    def _read(self, database: Database, roles: Mapping[str, RoleFacts], mistakes: list[Mistake], findings: list[Finding]) -> tuple[Table, ...]:
         mistakes.extend(role_mistakes(database, roles, self._options.expected_roles))
         with self._server.connect(database.name) as session:
             with session.reading():
                 found = _tables(session, database)
-                views = read_views(session, database.schemas, database.tenancy.roles if database.tenancy else ())
                 wrong = list(table_mistakes(database, found, read_schemas(session)))
+                if not wrong and database.tenancy is not None:
+                    findings += tenancy_findings(session, database, found, read_views(session, database.schemas, database.tenancy.roles), roles)
             mistakes.extend(wrong or expression_mistakes(session, database))
-        return found, views
+        return found
 
     def apply(self, planned: Planned) -> int:
         """Execute the plan; returns the number of retries. What a failure leaves undone is in the error."""

@@ -43,6 +43,9 @@ def _database(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Data
     node = Node(value, path, mistakes, ("tenancy", "schemas"))
     tenancy = _tenancy(node.raw("tenancy"), node.at("tenancy"), mistakes) if node.says("tenancy") else None
     rules = tuple(each for schema, inner, at in node.mapping("schemas") for each in _schema_rules(schema, inner, at, mistakes))
+    if tenancy is not None:
+        clashes = (policy.path for each in rules for policy in each.policies if policy.name in RESERVED)
+        mistakes.extend(Mistake(path, "this name is that of a policy which tenancy makes; use another") for path in clashes)
     if node.sound and not node.says("tenancy") and not node.says("schemas"):
         node.mistake("", "names nothing to do: give it a tenancy, or schemas with tables")
     return Database(path, name, tenancy, rules)
@@ -173,8 +176,6 @@ def _policy(name: str, value: Any, path: str, mistakes: list[Mistake]) -> RowPol
     problem = name_problem(name)
     if problem:
         mistakes.append(Mistake(path, problem))
-    if name in RESERVED:
-        mistakes.append(Mistake(path, "this name is that of a policy which tenancy makes; use another"))
     node = Node(value, path, mistakes, _POLICY_KEYS)
     words = (ALL, *COMMANDS)
     command = node.word("command", [*words, *(word.lower() for word in words)], ALL).upper()

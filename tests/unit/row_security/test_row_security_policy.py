@@ -200,7 +200,7 @@ def test_what_is_not_written_of_a_policy_is_what_postgresql_takes_for_it() -> No
 )
 def test_each_mistake_in_a_table_is_named_with_its_place(rules: Any, place: str, message: str) -> None:
     with pytest.raises(PolicyError) as caught:
-        read_policy({"shop": {"schemas": {"app": {"t": rules}}}})
+        read_policy({"shop": {"tenancy": TENANCY, "schemas": {"app": {"t": rules}}}})
     found = [(mistake.path, mistake.message) for mistake in caught.value.mistakes]
     assert any(path == f"databases.shop.schemas.app.t{place}" and message in text for path, text in found), found
 
