@@ -58,6 +58,12 @@ options:
       - Otherwise it is one transaction a database.
     type: bool
     default: false
+  preview:
+    description:
+      - Whether to change nothing, and to count instead how many rows of each isolated table each role sees now and would see then, in the context of each of
+        the ten tenants with the most rows, and without one. Reads every row of these tables, and works on a standby.
+    type: bool
+    default: false
   lock_timeout:
     description: How many milliseconds a statement may wait for a lock.
     type: int
@@ -110,6 +116,23 @@ tables:
   returned: success
   type: dict
   sample: {shop: [app.orders, app.users]}
+preview:
+  description:
+    - What each role that may read an isolated table sees of it. C(tenant) is V(null) without a context. C(now) is V(null) where the policies that are there
+      end in an error, whose text is C(problem).
+  returned: with O(preview)
+  type: list
+  elements: dict
+  sample:
+    - {database: shop, table: app.orders, role: readonly_user, tenant: "1", now: 6100, then: 2034, problem: null}
+preview_text:
+  description: The same as a table, with the roles that would see nothing at its end.
+  returned: with O(preview)
+  type: str
+  sample: |
+    table             role           tenant  now   then
+    shop: app.orders  readonly_user  1       6100  2034
+    shop: app.orders  readonly_user  (none)  6100  0
 findings:
   description: What gets around the policies of the tenancy, as in M(bulwark.postgresql.pg_row_security_info). Those of severity V(high) are warnings, too.
   returned: success
@@ -174,6 +197,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATIENCE_OPTIONS, Proposal, outcome, patience_of, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.converge import Convergence, Options
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.preview import as_text
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -184,6 +208,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "dict", "required": True},
     "mode": {"type": "str", "choices": ["managed", "additive"], "default": "managed"},
     "per_table": {"type": "bool", "default": False},
+    "preview": {"type": "bool", "default": False},
     "expected_roles": {"type": "list", "elements": "str", "default": []},
     "expected_databases": {"type": "list", "elements": "str", "default": []},
     **PATIENCE_OPTIONS,
@@ -204,6 +229,11 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     convergence = Convergence(server, read_policy(params["databases"], params["path_prefix"]), options)
     planned = convergence.plan()
     plan = planned.whole
+    if params["preview"]:
+        seen = convergence.preview()
+        text = as_text(seen)
+        shown = {"preview": [asdict(each) for each in seen], "preview_text": text, "diff": {"prepared": text}}
+        return {"changed": False, **shown, "msg": f"Counted {len(seen)} views of tables; nothing was changed"}
     count = sum(len(tables) for tables in planned.tables.values())
     summary = f"{plan.counted()}; {count} table{'s are' if count != 1 else ' is'} isolated"
     proposal = Proposal(plan, summary, lambda: convergence.apply(planned), planned.notes)

@@ -47,7 +47,12 @@ def literal(value: str | int | None) -> Composable:
 
 def listed(items: Iterable[Any]) -> Composable:
     """Composables separated by commas."""
-    return _database.sql.SQL(", ").join(items)
+    return joined(", ", items)
+
+
+def joined(between: str, items: Iterable[Any]) -> Composable:
+    """Composables with SQL of ours between them."""
+    return _database.sql.SQL(between).join(items)
 
 
 def role(name: str) -> Composable:

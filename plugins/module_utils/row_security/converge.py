@@ -15,6 +15,7 @@ from ..core.statements import compose, identifier, keywords, literal
 from .catalog import read_roles, read_schemas, read_tables, read_views
 from .checks import notes, role_mistakes, table_mistakes
 from .inspect import tenancy_findings
+from .preview import Seen, preview
 from .reconcile import isolated, plan_indexes, reconcile
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ class Convergence:
                 if not wrong and database.tenancy is not None:
                     findings += tenancy_findings(session, database, found, read_views(session, database.schemas, database.tenancy.roles), roles)
             mistakes.extend(wrong or expression_mistakes(session, database))
+        return found
+
+    def preview(self) -> list[Seen]:
+        """What each role would see, with nothing changed."""
+        found: list[Seen] = []
+        for database in self._databases:
+            with self._server.connect(database.name) as session, self._server.connect(database.name) as fresh:
+                with session.reading():
+                    tables = _tables(session, database)
+                found += preview(session, fresh, database, tables)
         return found
 
     def apply(self, planned: Planned) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.patterns import like_any
 from ..core.plan import Change, Plan
-from ..core.statements import compose, identifier, keywords, listed, literal, role
+from ..core.statements import compose, identifier, joined, keywords, listed, literal, role
 from .expression import digest, stamp
 from .model import ALL, ALL_ROWS, COMMANDS, ISOLATION, TENANT_ALL, RowPolicy, Table
 from .predicate import TYPES, same_text, tenant_predicate
@@ -178,7 +178,7 @@ def _of_table(database: str, table: Table, wanted: Wanted, exact: bool) -> Itera
     actual = {policy.name: policy for policy in table.policies}
 
     def change(words: str, *statements: Any) -> Change:
-        return Change(f"table {table.label}", f"table {table.label}  {words}", _joined(statements, "; "), database)
+        return Change(f"table {table.label}", f"table {table.label}  {words}", joined("; ", statements), database)
 
     if table.enabled and not wanted.enabled:
         yield change("-row-level security", _switched(table, wanted))
@@ -243,14 +243,7 @@ def _name(table: Table) -> Any:
 
 def _expressions(policy: RowPolicy) -> Any:
     parts = [(" USING ({})", policy.using), (" WITH CHECK ({})", policy.check)]
-    return _joined([compose(clause, keywords(text)) for clause, text in parts if text is not None], "")
-
-
-def _joined(parts: Sequence[Any], between: str) -> Any:
-    found = keywords("")
-    for number, part in enumerate(parts):
-        found = found + (keywords(between) if number else keywords("")) + part
-    return found
+    return joined("", [compose(clause, keywords(text)) for clause, text in parts if text is not None])
 
 
 # What the policy's expressions have become is known to the server alone, once they are there.
