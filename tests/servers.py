@@ -214,7 +214,7 @@ def _certificate() -> tuple[bytes, bytes]:
     return certificate.public_bytes(pem), private
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -240,7 +240,7 @@ class Server:
         self.data = directory / "data"
         self.log = directory / "server.log"
         self.host = str(directory)
-        self.port = _free_port()
+        self.port = free_port()
         self.keep = keep
         self.settings: dict[str, str] = {}
         self._clean: dict[str, object] = {}
@@ -351,7 +351,7 @@ class Server:
             except ServerError as error:
                 if attempt == 4 or "could not create any TCP/IP sockets" not in str(error):
                     raise
-                self.port = _free_port()
+                self.port = free_port()
                 self._configure()
         if not self.keep and self._watchdog is None:
             self._watch()

@@ -39,8 +39,10 @@ def yaml_blocks(page: Path) -> list[str]:
 def specification(role: str) -> dict[str, dict[str, Any]]:
     """The variables of a role, as its argument_specs describe them."""
     text = (ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
-    options: dict[str, dict[str, Any]] = yaml.safe_load(text)["argument_specs"]["main"]["options"]
-    return options
+    found: dict[str, dict[str, Any]] = {}
+    for entry in yaml.safe_load(text)["argument_specs"].values():
+        found.update(entry["options"])
+    return found
 
 
 def policies() -> list[tuple[str, dict[str, Any]]]:
