@@ -141,9 +141,9 @@ def notes(database: Database, tables: Sequence[Table], exact: bool) -> Iterator[
     groups: list[tuple[str, list[Table]]] = []
     if tenancy is not None:
         mine = isolated(database, tables)
-        declared = {(rules.schema, rules.table) for rules in database.rules}
+        known = {*_names_of(mine), *((rules.schema, rules.table) for rules in database.rules)}
         chosen = [table for table in tables if any(selects(selection, table) for selection in tenancy.selections)]
-        left = [each for each in chosen if each not in mine and (each.schema, each.name) not in declared]
+        left = [each for each in chosen if (each.schema, each.name) not in known]
         groups = [
             (f"without a column {tenancy.column}, so that their rows are not isolated", [each for each in left if each.column is None]),
             ("that are foreign, so that their rows are not isolated", [each for each in left if each.column is not None and each.kind == "f"]),
@@ -163,7 +163,7 @@ def view_findings(database: Database, tables: Sequence[Table], views: Iterable[V
     """Views that show the roles of the tenancy the rows of all tenants."""
     if database.tenancy is None:
         return
-    mine = {(table.schema, table.name) for table in isolated(database, tables)}
+    mine = set(_names_of(isolated(database, tables)))
     everything = {*database.tenancy.all_rows, *(name for name, role in roles.items() if role.exempt)}
     for view in views:
         if view.tables & mine and view.readers and (view.materialized or view.owner in everything):
@@ -179,16 +179,19 @@ def open_tables(database: Database, tables: Sequence[Table]) -> Iterator[Finding
     """Tables of the selected schemas whose rows nothing isolates."""
     if database.tenancy is None:
         return
-    mine = isolated(database, tables)
-    declared = {(rules.schema, rules.table) for rules in database.rules}
+    known = {*_names_of(isolated(database, tables)), *((rules.schema, rules.table) for rules in database.rules)}
     for table in tables:
-        if table in mine or (table.schema, table.name) in declared or not any(selects(each, table) for each in database.tenancy.selections):
+        if (table.schema, table.name) in known or not any(selects(each, table) for each in database.tenancy.selections):
             continue
         if table.privileges and any(table.privileges.values()):
             fix = "give it a parent, policies of its own, or except it in schemas"
             yield Finding(
                 "no_tenant", "medium", database.name, table.label, f"has neither column {database.tenancy.column} nor a parent: nothing isolates it", fix
             )
+
+
+def _names_of(tables: Iterable[Table]) -> Iterator[tuple[str, str]]:
+    return ((table.schema, table.name) for table in tables)
 
 
 def _names(tables: Iterable[Table]) -> str:

@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 
     from .model import Column
 
-_DIGITS: Mapping[str, tuple[int, str, str]] = {
-    # digits, the type that holds any number of so many digits, the largest value as the server shows it in a comparison with that type
-    "smallint": (5, "integer", "32767"),
-    "integer": (10, "bigint", "2147483647"),
-    "bigint": (19, "numeric", "('9223372036854775807'::bigint)::numeric"),
-}
+# The largest value of each type of whole numbers.
+_LARGEST: Mapping[str, int] = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 _UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _TEXTS = {"text": "", "character varying": "", "character": "::bpchar", "bpchar": "::bpchar"}
 
-TYPES = (*_DIGITS, "uuid", *_TEXTS)
+TYPES = (*_LARGEST, "uuid", *_TEXTS)
 
 
 def same_text(first: str | None, second: str | None) -> bool:
@@ -39,22 +35,25 @@ def tenant_predicate(column: Column, setting: str) -> str:
         cast = _TEXTS[column.type]
         empty = f"NULLIF({value}, ''::text)"
         tenant = f'{f"({empty}){cast}" if cast else empty} AS "nullif"'
-    elif column.type == "uuid":
-        tenant = f'{_case(f"{value} ~ {_literal(_UUID)}", f"({value})::uuid", "uuid")} AS "case"'
     else:
-        digits, wide, largest = _DIGITS[column.type]
-        inner = _case(f"abs(({value})::{wide}) <= {largest}", f"({value})::{column.type}", column.type)
-        pattern = f"^-?[0-9]{{1,{digits}}}$"
-        tenant = f'{_case(f"{value} ~ {_literal(pattern)}", inner, column.type)} AS "case"'
+        pattern = _UUID if column.type == "uuid" else number_pattern(_LARGEST[column.type])
+        tenant = f"CASE WHEN ({value} ~ '{pattern}'::text) THEN ({value})::{column.type} ELSE NULL::{column.type} END AS \"case\""
     return f"({_compared(column)} = ( SELECT {tenant}))"
 
 
-def _literal(pattern: str) -> str:
-    return f"'{pattern}'::text"
+def number_pattern(largest: int) -> str:
+    """A regular expression for the whole numbers from -largest to largest.
 
-
-def _case(condition: str, result: str, of_type: str) -> str:
-    return f"CASE WHEN ({condition}) THEN {result} ELSE NULL::{of_type} END"
+    A single test keeps the policy small: its size is what a short statement pays for, when it is planned.
+    """
+    digits = str(largest)
+    rest = f"[0-{digits[-1]}]"
+    for place in range(len(digits) - 2, -1, -1):
+        digit, after = digits[place], len(digits) - place - 1
+        least = 1 if place == 0 else 0
+        below = [f"[{least}-{int(digit) - 1}][0-9]{{{after}}}"] if int(digit) > least else []
+        rest = f"(?:{'|'.join([*below, digit + rest])})"
+    return f"^-?(?:[0-9]{{1,{len(digits) - 1}}}|{rest})$"
 
 
 def _compared(column: Column) -> str:

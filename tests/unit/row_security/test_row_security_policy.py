@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.ch
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.expression import expression_problem
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.model import Column, Database, ForeignKey, RowPolicy, Selection, Table
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.predicate import TYPES, same_text, tenant_predicate
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.predicate import TYPES, number_pattern, same_text, tenant_predicate
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.reconcile import index_name, reconcile, wanted_of
 
 TENANCY: dict[str, Any] = {"setting": "app.tenant", "column": "tenant_id", "schemas": ["app"], "roles": ["reader", "app"]}
@@ -151,6 +152,18 @@ def test_only_tables_that_can_be_isolated_are(kind: str, extension: bool, of_typ
     found = table(kind=kind, extension=extension)
     changed = Table("app", "orders", kind, extension=extension, column=column(of_type) if of_type else None, privileges=found.privileges)
     assert bool(reconcile(database(), [changed], exact=True)) == (kind != "f" and not extension and of_type == "bigint")
+
+
+@given(st.sampled_from([2**15 - 1, 2**31 - 1, 2**63 - 1]), st.integers(-3, 3), st.integers(0, 2**64), st.booleans(), st.integers(0, 2))
+def test_the_pattern_of_a_number_is_exact(largest: int, near: int, far: int, edge: bool, zeros: int) -> None:
+    """Up to the limit and no further; zeros in front are taken as long as the number is shorter than the limit."""
+    number = largest + near if edge else far
+    text = "0" * zeros + str(number)
+    expected = number <= largest and len(text) < len(str(largest)) + (zeros == 0)
+    for sign in ("", "-"):
+        assert bool(re.fullmatch(number_pattern(largest), sign + text)) == expected
+    for wrong in ("", "-", "+1", " 1", "1 ", "1.0", "x", "0x1"):
+        assert not re.search(number_pattern(largest), wrong)
 
 
 def test_white_space_alone_is_no_difference() -> None:
