@@ -195,3 +195,42 @@ def test_mistakes_are_named(shop: Server) -> None:
     assert 'database "shpo" does not exist' in module.refusal(functools.partial(module.run, shop, "pg_row_security_info", databases=["shpo"]), lambda: None)
     wrong = module.run(shop, "pg_row_security_info", policy={"shop": {}}, path_prefix="pg_row_security_")
     assert "names nothing to do" in wrong["msg"]
+
+
+def test_a_prepared_statement_follows_the_role(shop: Server) -> None:
+    """A pooled session that changes its role by SET ROLE gets the rows of the role that it has at the moment, from cached plans too."""
+    execute(shop, "CREATE ROLE pooled LOGIN", "GRANT app_service, support TO pooled")
+    with session(shop, "shop", "pooled") as connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE support; PREPARE orders AS SELECT count(*) FROM app.orders; SET app.tenant = '1'")
+        for _round in range(8):  # a generic plan is made after five executions
+            for role, rows in (("support", 10), ("app_service", 5)):
+                cursor.execute(f"SET ROLE {role}")
+                cursor.execute("EXECUTE orders")
+                assert cursor.fetchone() == (rows,)
+
+
+def test_a_conflict_does_not_reach_the_row_of_another_tenant(shop: Server) -> None:
+    """ON CONFLICT DO UPDATE meets a row that the tenant does not see, on the table, and through a view with a condition."""
+    security = " WITH (security_invoker)" if shop.major >= 15 else ""
+    owner = [] if security else ["ALTER VIEW app.small OWNER TO app_service"]
+    execute(
+        shop,
+        f"CREATE VIEW app.small{security} AS SELECT * FROM app.orders WHERE id < 6",
+        "GRANT SELECT, INSERT, UPDATE ON app.small TO app_service",
+        *owner,
+        db="shop",
+    )
+    before = query(shop, "SELECT * FROM app.orders ORDER BY id", db="shop")
+    ((foreign,),) = query(shop, "SELECT min(id) FROM app.orders WHERE tenant_id = 2", db="shop")
+    for table in ("app.orders", "app.small"):
+        insert = f"INSERT INTO {table} (id, tenant_id, code) OVERRIDING SYSTEM VALUE VALUES ({foreign}, 1, 'x') ON CONFLICT (id) DO UPDATE SET code = 'taken'"
+        assert seen(shop, insert) == "42501", table
+    assert query(shop, "SELECT * FROM app.orders ORDER BY id", db="shop") == before
+
+
+def test_looking_waits_for_no_lock_but_that_against_reading(shop: Server) -> None:
+    with session(shop, "shop") as holder, holder.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE app.orders IN EXCLUSIVE MODE")  # leaves room for ACCESS SHARE alone
+        own = {"tenancy": POLICY["shop"]["tenancy"], "schemas": {"app": {"orders": {"policies": {"own": {"roles": ["support"], "using": "id > 0"}}}}}}
+        assert module.run(shop, "pg_row_security", databases={"shop": own}, check=True)["changed"] is True
+        assert found(shop) == []
