@@ -322,7 +322,7 @@ def demonstrate(server: servers.Server) -> None:
 
     say("\nSettings of the server, the baseline and the policy's own: conf.d/bulwark.conf holds each with its reason, for example\n")
     say(textwrap.indent("\n".join(f"{name} = {value}" for name, value in settings.items()), "  "))
-    say("\nWho comes in, from where and how: the whole pg_hba.conf\n")
+    say("\nWho may connect, from where and how: the whole pg_hba.conf\n")
     say(textwrap.indent(rules(server), "  "))
     say("\nWhat was changed\n")
     say(textwrap.indent(changed_words(plan), "  "))

@@ -1,6 +1,6 @@
 -- SPDX-FileCopyrightText: The bulwark.postgresql authors
 -- SPDX-License-Identifier: GPL-3.0-or-later
--- The roles and rights of the demo application as such applications are found: everything is owned by the superuser, the application
+-- The roles and rights of the demo application as a typical over-privileged application has them: everything is owned by the superuser, the application
 -- connects as a superuser, and whatever somebody once needed in a hurry was granted and never taken back.
 
 SET client_min_messages = error; -- PostgreSQL 18 warns of MD5 passwords

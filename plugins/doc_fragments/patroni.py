@@ -21,6 +21,6 @@ options:
     description: The user's password.
     type: str
   patroni_ca_cert:
-    description: The authority that proves the interface's certificate, for an address with https. The system's unless said.
+    description: The authority that proves the interface's certificate, for an address with https. By default the system's.
     type: path
 """

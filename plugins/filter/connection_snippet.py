@@ -155,7 +155,7 @@ def connection_snippet(parameters: object, style: str = "url") -> str:
 
 
 class FilterModule:
-    """Ansible's door to the filter."""
+    """Ansible's entry point of the filter."""
 
     def filters(self) -> dict[str, Callable[..., str]]:
         """The filters by name."""

@@ -17,7 +17,7 @@ description:
   - Every name is checked against the roles and databases of the server, every address, method and option against what the version knows. A rule that no
     connection would reach is a mistake, and so is one without encryption or with a weak method, unless it is allowed by name.
   - Rules under which the connection of the applying role would be refused are refused before anything is written. The server then checks the file before it
-    loads it, and after the reload a new connection is opened. If that fails, the old files are back and loaded.
+    loads it, and after the reload a new connection is opened. If that fails, the old files are restored and loaded.
   - A file that was changed and never loaded is loaded.
   - Where Patroni runs the server, the rules go into its dynamic configuration, for all members of its cluster. Rules that would lock out Patroni itself, or a
     standby that is connected, are refused.
@@ -51,7 +51,7 @@ options:
   administrators:
     description:
       - Roles that come first, each through the Unix socket by V(peer).
-      - By default the role that applies the rules, if it comes in as the operating-system user of the same name.
+      - By default the role that applies the rules, if it connects as the operating-system user of the same name.
     type: list
     elements: str
   reject_rest:
@@ -148,7 +148,7 @@ msg:
   description: What was done, in one line.
   returned: success
   type: str
-  sample: 9 rules in /etc/postgresql/17/main/pg_hba.conf; a new connection came in under them
+  sample: 9 rules in /etc/postgresql/17/main/pg_hba.conf; a new connection was accepted under them
 in_recovery:
   description: Whether the server is a standby.
   returned: success
@@ -218,7 +218,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         module.warn("ssl is off on this server, so that no connection matches a rule of the type hostssl: turn it on (role pg_ssl)")
     file = planned.facts.hba_file
     count = len(planned.policy.rules)
-    came_in = "" if module.check_mode else "; a new connection came in under them"
+    accepted = "" if module.check_mode else "; a new connection was accepted under them"
     return {
         "changed": changed,
         "rules": [{**rule.told(), "file": file} for rule in planned.policy.rules],
@@ -226,7 +226,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "diff": {"prepared": planned.diff()},
         "file": file,
         "reloaded": changed,
-        "msg": f"{count} rules in {planned.place}{came_in}" if changed else "Everything is as declared",
+        "msg": f"{count} rules in {planned.place}{accepted}" if changed else "Everything is as declared",
         "in_recovery": planned.facts.in_recovery,
         "server_version": planned.facts.version,
     }

@@ -50,21 +50,21 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: May the application come in, and only with TLS?
+- name: Is the application accepted, and only with TLS?
   bulwark.postgresql.pg_hba_info:
     login_unix_socket: /var/run/postgresql
     questions:
       - {role: app_service, database: shop, address: 10.1.2.3}
   become: true
   become_user: postgres
-  register: door
+  register: hba
 
-- name: It may
+- name: It is
   ansible.builtin.assert:
     that:
-      - door.answers[0].method == 'scram-sha-256'
-      - door.answers[0].encryption == 'required'
-      - door.lint | selectattr('severity', 'eq', 'high') | length == 0
+      - hba.answers[0].method == 'scram-sha-256'
+      - hba.answers[0].encryption == 'required'
+      - hba.lint | selectattr('severity', 'eq', 'high') | length == 0
 """
 
 RETURN = r"""
@@ -83,7 +83,7 @@ lint:
   type: list
   elements: dict
   sample:
-    - {code: trust, severity: high, message: "lets in whoever claims the name, without a password", rule: local all all trust, file: /srv/pg_hba.conf, line: 9}
+    - {code: trust, severity: high, message: "accepts whoever claims the name, without a password", rule: local all all trust, file: /srv/pg_hba.conf, line: 9}
 answers:
   description: One for each question, in their order. C(encryption) is V(required), V(optional), V(refused) or V(no connection).
   returned: success

@@ -16,7 +16,7 @@ description:
   - Writes one document of settings as one file that the server includes, after checking every name and value against the server's own description of its
     settings, type, range, accepted words and unit.
   - The file is exact. A setting that the document no longer has leaves it. What other files say is left alone.
-  - The server reads the new file without applying it first. If it finds an error, or does not have the settings after the reload, the old file is back
+  - The server reads the new file without applying it first. If it finds an error, or does not have the settings after the reload, the old file is restored
     within the same call.
   - The server is reloaded, never restarted. What waits for a restart is returned in RV(pending_restart) until it has happened, and is no change.
   - Run it on the server's host as the server's account. Where that is not so and the role is a superuser, ALTER SYSTEM is used.

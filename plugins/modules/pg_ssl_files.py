@@ -16,8 +16,8 @@ description:
   - Checks a certificate, its key, the authorities and the revocation list against each other, and installs them as one generation, C(DIRECTORY/7/) with
     C(server.crt), C(server.key), C(ca.crt) and C(ca.crl). The symbolic link C(DIRECTORY/current), which the server's settings name, is moved to it as one
     step.
-  - The key has to fit, the certificate has to be valid now, to stand for every name, and to lead to an authority of O(ca). Authorities need the CA flag.
-    Revocation lists have to be signed by them and not to have expired. Every mistake is told, and nothing is touched.
+  - The key has to fit, the certificate has to be valid now, to be valid for every name, and to lead to an authority of O(ca). Authorities need the CA flag.
+    Revocation lists have to be signed by them and not to have expired. Every mistake is reported, and nothing is touched.
   - Where the server uses the files, it is reloaded and has to show the new certificate in a TLS handshake. If it does not, the link goes back to the old
     generation. Nobody is disconnected. The old generation is kept, older ones are removed.
   - Without O(certificate) the installed one stays, and RV(needed) says whether another has to be issued. Authorities and revocation lists are still

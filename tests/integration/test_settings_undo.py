@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What pg_settings takes back is what was there, in the files and in the server, and new sessions come in again."""
+"""What pg_settings takes back is what was there, in the files and in the server, and new sessions are accepted again."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_the_key_of_an_installed_generation_is_closed_again(bare: Server) -> Non
     ("wrong", "message"),
     [
         (options(pki.certificate("localhost", CA, NAMES, days=(-9, -1))), "has expired on"),
-        (options(pki.certificate("localhost", CA, ["other"])), "does not stand for localhost, 127.0.0.1"),
+        (options(pki.certificate("localhost", CA, ["other"])), "is not valid for localhost, 127.0.0.1"),
         (options(pki.certificate("localhost", CA, NAMES), key_content=pki.pem_of(pki.new_key())), "does not fit the certificate"),
         (options(pki.certificate("localhost", CA, NAMES), ca=pki.certificate("First CA", ca=False).pem), "lacks the CA flag"),
         (options(pki.certificate("localhost", CA, NAMES), crl=pki.revocation_list(CA, days=(-9, -1))), "PostgreSQL would refuse every client"),

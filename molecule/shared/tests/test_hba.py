@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who comes in, and how: tried by psql from the host and through its socket."""
+"""Who may connect, and how: tried by psql from the host and through its socket."""
 
 from __future__ import annotations
 

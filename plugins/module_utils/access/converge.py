@@ -159,7 +159,7 @@ class Convergence:
         return plan, contents
 
     def apply(self, planned: Planned) -> int:
-        """Execute the plan; returns the number of retries. What a failure leaves undone is told by the error, part by part."""
+        """Execute the plan; returns the number of retries. The error names what a failure leaves undone, part by part."""
         retries = 0
         done: list[str] = []
         with in_parts(done):

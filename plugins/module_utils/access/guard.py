@@ -190,7 +190,7 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
     raise BulwarkError(
         f"The plan revokes {revoked} of {existing} privileges that roles have, more than max_revoke_share ({share:g}) allows; nothing was changed. "
         "Read the whole plan with allow_mass_revoke and --check --diff; if it is right, apply it so once. It begins with:\n"
-        + "\n".join(f"  {change.words}" for change in [each for each in plan.changes if each.revoked_from_roles][:10])
+        + "\n".join(f"  {change.description}" for change in [each for each in plan.changes if each.revoked_from_roles][:10])
     )
 
 

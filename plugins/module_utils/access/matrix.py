@@ -104,5 +104,5 @@ def as_text(entries: Sequence[Mapping[str, Any]], superusers: Sequence[str]) -> 
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
     used = {privilege for entry in entries for privilege in entry["privileges"]}
     legend = ", ".join(f"{LETTERS[privilege]} = {privilege}" for privilege in LETTERS if privilege in used)
-    almighty = f"Superusers, who may do everything: {', '.join(superusers)}"
-    return "\n".join([*(lines if entries else []), *([legend] if entries else []), almighty]) + "\n"
+    superusers_line = f"Superusers, who may do everything: {', '.join(superusers)}"
+    return "\n".join([*(lines if entries else []), *([legend] if entries else []), superusers_line]) + "\n"

@@ -122,7 +122,7 @@ def _change(database: str, key: Key, action: str, privileges: Sequence[str], opt
     count = len(privileges) * len(grantees)
     return Change(
         object=described,
-        words=f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + suffix for privilege in privileges),
+        description=f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + suffix for privilege in privileges),
         statement=st.compose(
             "ALTER DEFAULT PRIVILEGES FOR ROLE {}{} {} {} ON {} {} {}{}",
             st.identifier(owner),

@@ -306,7 +306,7 @@ def _change(
     count = each_grantee * len(grantees)
     return Change(
         object=described,
-        words=words,
+        description=words,
         statement=_statement(kind, schema, step, grantees, columns, names),
         database=database,
         granted=count if step.action == _GRANT else 0,

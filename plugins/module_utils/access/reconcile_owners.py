@@ -60,7 +60,7 @@ def plan_owners(
             continue  # columns and linked sequences follow their table
         incomplete |= {each.kind} if each.names is None else set()
         changes.extend(_change(database, each, name, owner) for name in each.names or ())
-    return sorted(changes, key=lambda change: (change.object, change.words)), after, frozenset(incomplete)
+    return sorted(changes, key=lambda change: (change.object, change.description)), after, frozenset(incomplete)
 
 
 def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> tuple[AclEntry, ...]:
@@ -77,7 +77,7 @@ def _change(database: str | None, objects: ObjectClass, name: str, owner: str) -
     described = describe(objects.kind, objects.schema, [name])
     return Change(
         object=described,
-        words=f"{described}: owner {objects.owner} -> {owner}",
+        description=f"{described}: owner {objects.owner} -> {owner}",
         statement=st.compose(
             "ALTER {} {} OWNER TO {}",
             st.keywords(_ALTER_OTHER.get(objects.kind) or _ALTER_RELATION[objects.relkind]),

@@ -245,7 +245,7 @@ def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, g
     by = st.compose(" GRANTED BY {}", st.identifier(grantor)) if grantor else st.keywords("")
     return Change(
         object=f"role {entry.role}",
-        words=f"{entry.member}: role {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
+        description=f"{entry.member}: role {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
         statement=st.compose(
             "{} {}{} {} {}{}{}",
             st.keywords(verb),

@@ -52,7 +52,7 @@ class Patroni:
             raise BulwarkError(self._refused(method, path, error.code)) from None
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
-            raise BulwarkError(f"Patroni does not answer at {self.url}: {reason}; say where it does (patroni_url)") from None
+            raise BulwarkError(f"Patroni does not answer at {self.url}: {reason}; set patroni_url") from None
         except ValueError:
             raise BulwarkError(f"what answers at {self.url} is not Patroni: {path} is no JSON") from None
         if not isinstance(found, dict):

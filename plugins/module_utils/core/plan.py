@@ -28,7 +28,7 @@ _LONGEST_PAUSE = 5.0
 
 @dataclass(frozen=True)
 class Change:
-    """One step: the object it is about, the words for a person, and the SQL.
+    """One step: the object it is about, a description for a person, and the SQL.
 
     database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
     granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that somebody once
@@ -36,7 +36,7 @@ class Change:
     """
 
     object: str
-    words: str
+    description: str
     statement: Any
     database: str | None = None
     granted: int = 0
@@ -61,7 +61,7 @@ class Change:
             else:
                 database.execute(self.statement)
         except StatementError as error:
-            raise StatementError(f"{self.object}: {error} [{self.words}]", error.sqlstate, error.transient, error.lost) from None
+            raise StatementError(f"{self.object}: {error} [{self.description}]", error.sqlstate, error.transient, error.lost) from None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Plan:
             if change.database != place:
                 place = change.database
                 lines.append(f"database {place}" if place else "server")
-            lines.append(f"  {change.words}")
+            lines.append(f"  {change.description}")
         return "\n".join(lines) + "\n" if lines else ""
 
     def counted(self) -> str:
@@ -116,7 +116,7 @@ class Plan:
             {
                 "database": change.database,
                 "object": change.object,
-                "change": change.words,
+                "change": change.description,
                 "sql": change.sql(database),
                 "secret": change.secret,
             }

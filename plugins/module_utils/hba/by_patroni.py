@@ -41,7 +41,7 @@ def plan_patroni(policy: Policy, patroni: Patroni) -> PatroniChange | None:
 
 
 def check_patroni(policy: Policy, state: State, database: Database) -> None:
-    """Refuse rules under which Patroni itself, or a standby that is connected now, would not come in again."""
+    """Refuse rules under which Patroni itself, or a standby that is connected now, would be refused."""
     for role, name, address, encrypted, replication in database.query(_SESSIONS):
         question = Question(role, name, address, encrypted, replication=replication)
         answer = first_match(policy.rules, question, state.roles, state.major)
@@ -52,7 +52,7 @@ def check_patroni(policy: Policy, state: State, database: Database) -> None:
 
 
 def apply_patroni(server: Server, patroni: Patroni, change: PatroniChange, policy: Policy, facts: ClusterFacts) -> None:
-    """Send it, wait until this member's server has the rules, and come in under them. Raises BulwarkError; all is then as it was."""
+    """Send it, wait until this member's server has the rules, and connect under them. Raises BulwarkError; all is then as it was."""
 
     def missing(_late: bool) -> str | None:
         with server.connect() as session:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads what decides about connections: the files, the roles, the databases, and how this session itself came in."""
+"""Reads what decides about connections: the files, the roles, the databases, and how this session itself connected."""
 
 from __future__ import annotations
 

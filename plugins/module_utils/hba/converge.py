@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How to apply. administrators: None for the applying role, if it comes in by its own name through the socket.
+    """How to apply. administrators: None for the applying role, if it connects by its own name through the socket.
 
     expected_roles, expected_databases: names that count as there already, because something earlier in the play makes them.
     """
@@ -127,7 +127,7 @@ def _administrators(state: State) -> tuple[str, ...]:
 
 
 def _check_own(policy: Policy, state: State, options: Options) -> None:
-    """Refuse rules under which whoever applies them would not come in again."""
+    """Refuse rules under which whoever applies them would be refused."""
     answer = first_match(policy.rules, state.own, state.roles, state.major)
     problem = _own_problem(answer, policy, state, options)
     if problem:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WIDE = {4: 16, 6: 32}  # a prefix shorter than this is wider than one organization's network
 
 _WEAK = {
-    "trust": ("high", "lets in whoever claims the name, without a password"),
+    "trust": ("high", "accepts whoever claims the name, without a password"),
     "password": ("high", "sends the password in clear text to the server"),
     "md5": ("medium", "accepts MD5, which an eavesdropper can replay or guess; PostgreSQL 18 deprecates it"),
     "ident": ("high", "believes what the client's own machine says"),

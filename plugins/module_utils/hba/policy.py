@@ -30,7 +30,7 @@ _PLAIN = ("host", "hostnossl", "hostnogssenc")
 
 @dataclass(frozen=True)
 class Permissions:
-    """What a policy has to ask for by name. plain: connections without encryption. weak: methods that prove little."""
+    """What a policy has to ask for by name. plain: connections without encryption. weak: methods that do not authenticate the client well."""
 
     plain: bool = False
     weak: bool = False
@@ -247,7 +247,11 @@ def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions
         if rule.type in _PLAIN and rule.method != "reject" and not permissions.plain:
             mistakes.append(Mistake(rule.path, f"{rule.type} takes connections without encryption; say hostssl, or allow_plain: true"))
         if rule.method in WEAK and not permissions.weak:
-            mistakes.append(Mistake(rule.path, f"the method {rule.method} proves little; say scram-sha-256, cert or peer, or allow_weak: true"))
+            mistakes.append(
+                Mistake(
+                    rule.path, f"method {rule.method} does not authenticate the client well enough; use scram-sha-256, cert or peer, or set allow_weak: true"
+                )
+            )
         wanted = rule.option("map")
         if wanted is not None and not wanted.startswith("/") and wanted not in maps:
             mistakes.append(Mistake(rule.path, f"there is no map {quoted(wanted)} in ident{nearest(wanted, maps)}"))

@@ -131,7 +131,7 @@ class Convergence:
                         session.execute(compose("SET lock_timeout = {}", literal(INDEX_WAIT)))
                     for change in indexes.changes:
                         retries += apply_alone(session, change, self._options.patience)
-                        done.append(change.words.strip())
+                        done.append(change.description.strip())
                     for part, table in self._transactions(session, database, whole):
                         retries += self._apply(session, database, part, table)
                         done.append(f"table {table.label}" if table else f'database "{database.name}"')

@@ -177,8 +177,8 @@ def index_name(table: Table, columns: Sequence[str]) -> str:
 def _of_table(database: str, table: Table, wanted: Wanted, exact: bool) -> Iterator[Change]:
     actual = {policy.name: policy for policy in table.policies}
 
-    def change(words: str, *statements: Any) -> Change:
-        return Change(f"table {table.label}", f"table {table.label}  {words}", joined("; ", statements), database)
+    def change(description: str, *statements: Any) -> Change:
+        return Change(f"table {table.label}", f"table {table.label}  {description}", joined("; ", statements), database)
 
     if table.enabled and not wanted.enabled:
         yield change("-row-level security", _switched(table, wanted))

@@ -137,10 +137,10 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
     file = os.path.join(directory, f"{options.name}.conf")
     policy = replace(policy, wanted=tuple(merged(wanted, state, file) for wanted in policy.wanted))
     found = overrides(policy, state, file, config, line)
-    stubborn = [each for each in found if options.overrides != "reset" or not each.by_alter_system]
-    if stubborn:
-        told = "\n".join(f"  - {each.told()}" for each in stubborn)
-        raise BulwarkError(f"something that is read after {file} says otherwise, so that the policy would not count; nothing was changed:\n{told}")
+    blocking = [each for each in found if options.overrides != "reset" or not each.by_alter_system]
+    if blocking:
+        told = "\n".join(f"  - {each.told()}" for each in blocking)
+        raise BulwarkError(f"these are read after {file} and override the policy; nothing was changed:\n{told}")
     files = changed_files({**texts, file: file_text(policy)})
     if not os.path.isdir(directory):
         check_writable(config)
@@ -251,7 +251,7 @@ def _verify(server: Server, planned: Planned) -> None:
     with server.connect() as session:
         wrong = not_in_force(planned.policy, read_state(session, planned.facts))
     if wrong:
-        raise BulwarkError(f"after the reload the server still says otherwise: {'; '.join(wrong)}")
+        raise BulwarkError(f"after the reload the server still has other values: {'; '.join(wrong)}")
 
 
 def _named(name: str) -> Any:

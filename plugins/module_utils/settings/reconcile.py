@@ -72,7 +72,7 @@ class Override:
         """Where it is, and how it goes away."""
         if self.entry is None:
             return f"{self.name} = {self.value} on the server's command line: take it out of what starts the server"
-        way = f"ALTER SYSTEM RESET {self.name}, or say overrides: reset" if self.by_alter_system else "remove that line"
+        way = f"ALTER SYSTEM RESET {self.name}, or set overrides: reset" if self.by_alter_system else "remove that line"
         return f"{self.name} = {self.value} in {self.entry.file} line {self.entry.line}: {way}"
 
 

@@ -56,7 +56,7 @@ def _validity(certificate: Certificate, now: datetime.datetime) -> str | None:
 
 
 def missing_names(certificate: Certificate, names: Iterable[str]) -> list[str]:
-    """The names that the certificate does not stand for."""
+    """The names that the certificate is not valid for."""
     return [name for name in names if not certificate.covers(name)]
 
 
@@ -68,7 +68,7 @@ def certificate_problems(given: Sequence[Certificate], authorities: Sequence[Cer
         found.append("is not one of a server: its extended key usage lacks serverAuth")
     missing = missing_names(leaf, names)
     if missing:
-        found.append(f"does not stand for {', '.join(missing)}; its subjectAltName has {', '.join(leaf.names) or 'nothing'}")
+        found.append(f"is not valid for {', '.join(missing)}; its subjectAltName has {', '.join(leaf.names) or 'nothing'}")
     if authorities:
         found += chain_problems(given, authorities, now)
     return found

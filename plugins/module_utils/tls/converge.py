@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts a new generation of certificate files in place, has the server load it, and sees it shown; failing that, the old one is back."""
+"""Puts a new generation of certificate files in place, has the server load it, and verifies it in a handshake; failing that, the old one is restored."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def words(database: dict[str, Any], acls: dict[Any, tuple[AclEntry, ...]], **rol
     """The plan for the default privileges of database shop in a person's words."""
     server = cluster(role("maker"), role("reader"))
     scope = scope_for({"roles": {"maker": {}, "reader": {}, **roles}, "databases": {"shop": database}}, server=server)
-    return [change.words for change in plan_defaults(scope, Contents("shop", {}, (), acls))]
+    return [change.description for change in plan_defaults(scope, Contents("shop", {}, (), acls))]
 
 
 READ = {"owner": "maker", "to": "reader", "type": "tables", "privileges": ["SELECT"]}

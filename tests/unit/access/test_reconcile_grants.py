@@ -18,7 +18,7 @@ from tests.unit.access.world import scope_for, table
 
 def words(document: dict, *objects: ObjectClass, **options: object) -> list[str]:
     """The plan for the objects in a person's words."""
-    return [change.words for change in plan_grants(scope_for(document, **options), "shop", objects)]
+    return [change.description for change in plan_grants(scope_for(document, **options), "shop", objects)]
 
 
 def policy(*grants: dict, roles: tuple[str, ...] = ("a", "b")) -> dict:
@@ -67,7 +67,7 @@ def test_what_a_kept_grantor_gave_is_taken_back_in_its_name() -> None:
     declared = {**SELECT_FOR_A, "grant_option": True}
     found = table("t", ("a", "owner", "SELECT", True), ("stranger", "a", "SELECT"))
     plan = plan_grants(scope_for(policy(declared)), "shop", [found])
-    assert [change.words for change in plan] == ["stranger: table app.t  -SELECT (granted by a)"]
+    assert [change.description for change in plan] == ["stranger: table app.t  -SELECT (granted by a)"]
     assert "SET LOCAL ROLE" in repr(plan[0].statement)
 
 
@@ -119,7 +119,7 @@ def test_many_objects_become_batches() -> None:
     found = ObjectClass("table", "owner", (), "shop", "app", None, names, relkind="r", count=len(names))
     plan = plan_grants(scope_for(policy(SELECT_FOR_A)), "shop", [found])
     assert [change.granted for change in plan] == [500, 500, 100]
-    assert plan[0].words == "a: 500 tables app.t0000, app.t0001, app.t0002 ... app.t0499  +SELECT"
+    assert plan[0].description == "a: 500 tables app.t0000, app.t0001, app.t0002 ... app.t0499  +SELECT"
 
 
 @pytest.mark.parametrize(

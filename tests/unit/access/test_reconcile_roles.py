@@ -17,7 +17,7 @@ def words(roles: dict[str, Any], server: Any = None, mode: str = "managed", **pa
     """The plan for the roles in a person's words."""
     server = server or cluster()
     scope = scope_for({"roles": roles, "databases": {"shop": {}}}, mode, server, **passwords)
-    return [change.words for change in reconcile_cluster(scope, server, None).changes]
+    return [change.description for change in reconcile_cluster(scope, server, None).changes]
 
 
 def test_a_missing_role_is_created_with_what_differs_from_the_defaults() -> None:

@@ -129,7 +129,7 @@ def test_whatever_is_there_the_plan_names_it_once_and_what_is_right_is_left(foun
     wanted = wanted_policies()
     names = {policy.name for policy in wanted}
     plan = reconcile(database(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=True)
-    lines = [change.words for change in plan.changes]
+    lines = [change.description for change in plan.changes]
     for policy in found:
         about = [line for line in lines if f"policy {policy.name} " in line]
         if policy in wanted:
@@ -142,7 +142,7 @@ def test_whatever_is_there_the_plan_names_it_once_and_what_is_right_is_left(foun
             assert "-policy" in about[0]
     assert any("row-level security" in line for line in lines) == (not (enabled and forced))
     kept = reconcile(database(), [table(policies=tuple(found), enabled=enabled, forced=forced)], exact=False)
-    assert not any("-policy" in change.words for change in kept.changes)
+    assert not any("-policy" in change.description for change in kept.changes)
     done = reconcile(database(), [table(policies=wanted, enabled=True, forced=True)], exact=True)
     assert not done
 

@@ -82,7 +82,7 @@ def test_a_chain_through_an_intermediate_authority() -> None:
     [
         (pki.certificate("db1", CA, NAMES, days=(-9, -1)), {}, "certificate", "has expired on"),
         (pki.certificate("db1", CA, NAMES, days=(1, 9)), {}, "certificate", "is not valid before"),
-        (pki.certificate("db1", CA, ["db2.example.org", "10.0.0.5"]), {}, "certificate", "does not stand for db1.example.org; its subjectAltName has"),
+        (pki.certificate("db1", CA, ["db2.example.org", "10.0.0.5"]), {}, "certificate", "is not valid for db1.example.org; its subjectAltName has"),
         (pki.certificate("db1.example.org", CA), {}, "certificate", "its subjectAltName has nothing"),
         (pki.certificate("db1", OTHER, NAMES), {}, "certificate", "is signed by CN=Other root, ca has CN=Root"),
         (pki.certificate("db1", CA, NAMES, uses=[ExtendedKeyUsageOID.CLIENT_AUTH]), {}, "certificate", "lacks serverAuth"),
@@ -146,7 +146,7 @@ def test_a_list_of_one_authority_needs_those_of_the_others() -> None:
         (None, {}, "there is no certificate yet"),
         (pki.certificate("db1", CA, NAMES, days=(-9, 20)), {}, "within 30 days"),
         (pki.certificate("db1", CA, NAMES, days=(-9, -1)), {}, "has expired on"),
-        (GOOD, {"names": [*NAMES, "db9"]}, "does not stand for db9"),
+        (GOOD, {"names": [*NAMES, "db9"]}, "is not valid for db9"),
         (pki.certificate("db1", OTHER, NAMES), {}, "does not lead to an authority"),
         (GOOD, {"issuer": OTHER.pem}, "is signed by CN=Root, not by CN=Other root"),
     ],
