@@ -208,8 +208,7 @@ def _defaults(contents: Contents, schema: str | None, owners: set[str]) -> list[
             if entry.grantee != owner:
                 rights.setdefault((entry.grantee, entry.grantable), set()).add(entry.privilege)
         if schema is None and kind in BUILT_IN:
-            # An empty list counts as none.
-            rights.setdefault((PUBLIC, False), set() if acl else set(BUILT_IN[kind]))
+            rights.setdefault((PUBLIC, False), set())
         for (grantee, option), privileges in sorted(rights.items()):
             found = {"owner": owner, "to": grantee, "type": kind, "privileges": sorted(privileges)}
             entries.append({**found, "grant_option": True} if option else found)

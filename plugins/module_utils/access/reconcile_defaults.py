@@ -45,32 +45,15 @@ def plan_defaults(scope: Scope, contents: Contents) -> list[Change]:
         keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
     changes: list[Change] = []
     for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
-        acl, of_key, goes = contents.default_acls.get(key), declared.get(key, {}), key[0] in absent
-        actual = {} if acl == () and goes else _actual(acl, key)
-        planned = _plan_key(scope, contents.database, key, of_key, actual, goes)
-        if _owner_must_be_in(scope, contents.database, key, of_key, acl, planned) or (goes and acl is not None and key[1] is None):
-            own = {entry.privilege for entry in acl or () if entry.grantee == key[0]}
-            missing = sorted(set(expand(("ALL",), KIND_OF_TYPE[key[2]], scope.version)) - own)
-            if missing:
-                planned.append(_change(contents.database, key, "GRANT", missing, False, [key[0]]))
-        changes.extend(planned)
+        actual = _actual(contents.default_acls.get(key), key)
+        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), actual, key[0] in absent))
     return changes
-
-
-def _owner_must_be_in(
-    scope: Scope, database: str, key: Key, declared: Mapping[str, Mapping[str, bool]], acl: Sequence[AclEntry] | None, planned: Sequence[Change]
-) -> bool:
-    """Whether the plan takes PUBLIC out of a global list and leaves nobody in it: an empty list counts as none, and PUBLIC would be back."""
-    owner, schema, kind = key
-    if schema is not None or kind not in BUILT_IN or acl is None or any(declared.values()) or not any(change.revoked for change in planned):
-        return False
-    return all(entry.grantee != owner and _may_revoke(scope, database, key, entry.grantee) for entry in acl)
 
 
 def _actual(acl: Sequence[AclEntry] | None, key: Key) -> dict[str, dict[str, bool]]:
     owner, schema, kind = key
     rights: dict[str, dict[str, bool]] = {}
-    if not acl:  # PostgreSQL takes an empty list for none (get_user_default_acl in its aclchk.c)
+    if acl is None:
         if schema is None and kind in BUILT_IN:
             rights[PUBLIC] = dict.fromkeys(BUILT_IN[kind], False)
         return rights
