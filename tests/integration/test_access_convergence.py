@@ -661,6 +661,42 @@ def test_one_default_privilege_more_takes_none_away(shop: Any) -> None:
     assert defaults(shop) == {("r", "app", "r", "s", "SELECT")}
 
 
+def of_new_function(server: Any, *roles: str) -> dict[str, bool]:
+    """Who may execute a function that r makes now."""
+    execute(server, "SET ROLE r; CREATE FUNCTION app.made() RETURNS int LANGUAGE sql AS 'SELECT 1'", db="shop")
+    asked = "SELECT r, has_function_privilege(r, 'app.made()', 'EXECUTE') FROM unnest(%(roles)s::text[]) r"
+    rows = query(server, asked, {"roles": list(roles)}, db="shop")
+    execute(server, "DROP FUNCTION app.made()", db="shop")
+    return dict(rows)
+
+
+EMPTIED = "ALTER DEFAULT PRIVILEGES FOR ROLE r REVOKE ALL ON FUNCTIONS FROM PUBLIC, r"
+WITHOUT_OWNER = "ALTER DEFAULT PRIVILEGES FOR ROLE r REVOKE ALL ON FUNCTIONS FROM r"
+ALONE = f"{EMPTIED}; ALTER DEFAULT PRIVILEGES FOR ROLE r GRANT EXECUTE ON FUNCTIONS TO s"
+
+
+@pytest.mark.parametrize("before", [EMPTIED, WITHOUT_OWNER, ALONE], ids=["empty", "without its owner", "one role alone"])
+def test_no_empty_list_lets_public_execute_what_a_creator_makes(shop: Any, before: str) -> None:
+    """PostgreSQL takes a list with nobody in it for none at all and gives PUBLIC what it gives by itself."""
+    execute(shop, before, db="shop")
+    converge(shop, in_shop(owner="r", profiles={"r": "migration"}))
+    assert of_new_function(shop, "r", "s", "other") == {"r": True, "s": False, "other": False}
+
+
+def test_a_right_that_goes_opens_nothing_to_public(shop: Any) -> None:
+    execute(shop, f"GRANT CREATE ON SCHEMA app TO PUBLIC; {ALONE}", db="shop")
+    converge(shop, {"roles": {"s": {}}, "databases": {"shop": {}}})
+    assert of_new_function(shop, "r", "s", "other") == {"r": True, "s": False, "other": False}
+
+
+def test_additive_mode_takes_nothing_away_by_an_empty_list(shop: Any) -> None:
+    execute(shop, f"GRANT CREATE ON SCHEMA app TO PUBLIC; {EMPTIED}", db="shop")
+    policy = in_shop()
+    policy["databases"]["shop"]["default_privileges"] = [{"owner": "r", "to": "s", "type": "functions", "privileges": ["EXECUTE"]}]
+    converge(shop, policy, mode="additive")
+    assert of_new_function(shop, "r", "s", "other") == {"r": True, "s": True, "other": True}
+
+
 def test_default_privileges_on_large_objects(shop: Any) -> None:
     policy = in_shop()
     policy["databases"]["shop"]["default_privileges"] = [{"owner": "r", "to": "s", "type": "large_objects", "privileges": ["SELECT"]}]
@@ -822,6 +858,14 @@ def test_an_absent_role_is_dropped_with_its_rights(shop: Any) -> None:
     converge(shop, ABSENT)
     assert not exists(shop, "gone")
     assert value(shop, "SELECT count(*)::int FROM pg_class WHERE relname = 't'", db="shop") == 1
+
+
+def test_an_absent_role_that_has_taken_its_own_default_privileges_away_is_dropped(shop: Any) -> None:
+    taken = "ALTER DEFAULT PRIVILEGES FOR ROLE gone REVOKE {} FROM {}"
+    pairs = (("ALL ON FUNCTIONS", "PUBLIC, gone"), ("ALL ON TYPES", "gone"), ("ALL ON TABLES", "gone"), ("USAGE ON SEQUENCES", "gone"))
+    execute(shop, "CREATE ROLE gone", *(taken.format(*pair) for pair in pairs), db="shop")
+    converge(shop, ABSENT)
+    assert not exists(shop, "gone")
 
 
 def test_an_absent_role_that_owns_objects_is_refused(shop: Any) -> None:

@@ -61,6 +61,22 @@ def test_the_generated_policy_changes_nothing(lived_in: Server) -> None:
     assert fingerprint(lived_in) == before
 
 
+def test_an_empty_default_privilege_is_none_in_the_policy(lived_in: Server) -> None:
+    """PostgreSQL counts a list with nobody in it as none, so that PUBLIC may execute what these roles make."""
+    owners = ("boss", "reader", "\"App 'User'\"")
+    text = "ALTER DEFAULT PRIVILEGES FOR ROLE {0} REVOKE ALL ON {1} FROM PUBLIC, {0}"
+    execute(lived_in, "ALTER SCHEMA app OWNER TO reader", db=DATABASE)
+    execute(lived_in, *(text.format(owner, kind) for owner in owners for kind in ("FUNCTIONS", "TYPES")), db=DATABASE)
+    policy = info(lived_in)["policy"]
+    told = [entry for entry in policy["databases"][DATABASE]["default_privileges"] if entry["type"] in ("functions", "types")]
+    given = {(entry["owner"], entry["to"], *entry["privileges"]) for entry in told}
+    assert given == {("boss", "PUBLIC", "EXECUTE"), ("reader", "PUBLIC", "EXECUTE")}
+    before = fingerprint(lived_in)
+    unchanged(lived_in, policy)
+    unchanged(lived_in, policy, mode="authoritative")
+    assert fingerprint(lived_in) == before
+
+
 def test_a_fresh_server_with_the_generated_policy_has_the_same_matrix(lived_in: Server) -> None:
     found = info(lived_in, databases=[DATABASE])
     assert found["matrix"]

@@ -200,7 +200,8 @@ def _entry(right: Right, target: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults(contents: Contents, schema: str | None, owners: set[str]) -> list[dict[str, Any]]:
     """Default privileges of one schema, or the global ones. owners: whose PUBLIC rights on functions must be said to stay as they are."""
     entries: list[dict[str, Any]] = []
-    for (owner, of_schema, kind), acl in sorted(contents.default_acls.items(), key=lambda item: (item[0][0], item[0][1] or "", item[0][2])):
+    stored = {key: acl for key, acl in contents.default_acls.items() if acl}  # PostgreSQL counts a list with nobody in it as none
+    for (owner, of_schema, kind), acl in sorted(stored.items(), key=lambda item: (item[0][0], item[0][1] or "", item[0][2])):
         if of_schema != schema:
             continue
         rights: dict[tuple[str, bool], set[str]] = {}
@@ -216,6 +217,6 @@ def _defaults(contents: Contents, schema: str | None, owners: set[str]) -> list[
         entries.extend(
             {"owner": owner, "to": PUBLIC, "type": "functions", "privileges": ["EXECUTE"]}
             for owner in sorted(owners)
-            if (owner, None, "functions") not in contents.default_acls
+            if (owner, None, "functions") not in stored
         )
     return entries

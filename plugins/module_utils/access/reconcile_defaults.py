@@ -3,7 +3,8 @@
 """Declared and actual default privileges -> ALTER DEFAULT PRIVILEGES statements. Pure: no connection.
 
 Default privileges of a schema are added to the global ones and cannot take anything away from them, and the global ones replace the built-in
-ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES).
+ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES). A global list with nobody in it counts as none: PUBLIC then gets what is built in.
+So no list is left empty, and where one would be, its owner comes back into it.
 """
 
 from __future__ import annotations
@@ -45,15 +46,14 @@ def plan_defaults(scope: Scope, contents: Contents) -> list[Change]:
         keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
     changes: list[Change] = []
     for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
-        actual = _actual(contents.default_acls.get(key), key)
-        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), actual, key[0] in absent))
+        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), contents.default_acls.get(key), key[0] in absent))
     return changes
 
 
 def _actual(acl: Sequence[AclEntry] | None, key: Key) -> dict[str, dict[str, bool]]:
     owner, schema, kind = key
     rights: dict[str, dict[str, bool]] = {}
-    if acl is None:
+    if not acl:
         if schema is None and kind in BUILT_IN:
             rights[PUBLIC] = dict.fromkeys(BUILT_IN[kind], False)
         return rights
@@ -68,10 +68,12 @@ def _plan_key(
     database: str,
     key: Key,
     declared: Mapping[str, Mapping[str, bool]],
-    actual: Mapping[str, Mapping[str, bool]],
+    acl: Sequence[AclEntry] | None,
     owner_goes: bool,
 ) -> list[Change]:
     owner, schema, kind = key
+    actual = _actual(acl, key)
+    kept: dict[str, set[str]] = {}
     built_in = BUILT_IN.get(kind, frozenset()) if schema is None else frozenset()
     changes: list[Change] = []
     grouped: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
@@ -83,6 +85,8 @@ def _plan_key(
         may_revoke = _may_revoke(scope, database, key, grantee)
         extra = {privilege for privilege in given if privilege not in wanted} if may_revoke else set()
         options = {privilege for privilege, option in given.items() if option and wanted.get(privilege) is False} if may_revoke else set()
+        if set(given) - extra:
+            kept[grantee] = set(given) - extra
         missing: dict[bool, set[str]] = {}
         for privilege, option in wanted.items():
             if grantee != owner and (privilege not in given or (option and not given[privilege])):
@@ -99,7 +103,31 @@ def _plan_key(
         grouped.setdefault(("GRANT", tuple(sorted(built_in)), False), []).append(PUBLIC)
     for (action, privileges_all, option), grantees in grouped.items():
         changes.append(_change(database, key, action, privileges_all, option, grantees))
-    return sorted(changes, key=lambda change: change.granted > 0)
+    changes.sort(key=lambda change: change.granted > 0)
+    if schema is not None or acl is None:
+        return changes
+    first = _first(scope, key, acl, kept, bool(changes), owner_goes)
+    return [*(_change(database, key, "GRANT", words, False, [name]) for name, words in first), *changes]
+
+
+def _first(
+    scope: Scope,
+    key: Key,
+    acl: Sequence[AclEntry],
+    kept: Mapping[str, set[str]],
+    planned: bool,
+    owner_goes: bool,
+) -> list[tuple[str, list[str]]]:
+    """Who has to come into a stored global list before the planned statements, and with what, so that the list counts."""
+    owner, _schema, kind = key
+    own = {entry.privilege for entry in acl if entry.grantee == owner}
+    lacking = expand(("ALL",), KIND_OF_TYPE[kind], scope.version) - own
+    # The first grant makes an empty list count: what was built in until then has to be in it, or it would be lost.
+    would_be_empty = not (own or kept) if acl else planned
+    # PostgreSQL deletes a list that is as built in, and only then can its owner be dropped.
+    if not lacking or not (would_be_empty or owner_goes):
+        return []
+    return [(owner, sorted(lacking)), *((name, sorted(words)) for name, words in kept.items() if not acl)]
 
 
 def _may_revoke(scope: Scope, database: str, key: Key, grantee: str) -> bool:

@@ -52,6 +52,55 @@ def test_what_public_has_by_itself_need_not_come_back() -> None:
     assert words({}, closed) == []
 
 
+FUNCTIONS = ("maker", None, "functions")
+OWN = "maker: default privileges of maker on functions in any schema  +EXECUTE"
+CLOSED = "PUBLIC: default privileges of maker on functions in any schema  -EXECUTE"
+PUBLICS = AclEntry("PUBLIC", "maker", "EXECUTE")
+READERS = AclEntry("reader", "maker", "EXECUTE")
+
+
+def test_an_empty_list_counts_as_none() -> None:
+    """PostgreSQL goes back to what it gives by itself; with its owner in it the list is one."""
+    profiles = {"schemas": {"app": {"profiles": {"maker": "migration"}}}}
+    assert words(profiles, {FUNCTIONS: ()}) == [OWN, CLOSED]
+    assert words({}, {FUNCTIONS: (), ("maker", None, "tables"): ()}) == []
+    stays = {"default_privileges": [{"owner": "maker", "to": "PUBLIC", "type": "functions", "privileges": ["EXECUTE"]}]}
+    assert words(stays, {FUNCTIONS: ()}) == []
+
+
+def test_a_grant_on_an_empty_list_takes_nothing_away() -> None:
+    grant = {"owner": "maker", "to": "reader", "type": "functions", "privileges": ["EXECUTE"]}
+    assert words({"default_privileges": [grant]}, {FUNCTIONS: ()}) == [
+        OWN,
+        "PUBLIC: default privileges of maker on functions in any schema  +EXECUTE",
+        "reader: default privileges of maker on functions in any schema  +EXECUTE",
+    ]
+    on_schemas = {**grant, "to": "PUBLIC", "type": "schemas", "privileges": ["USAGE"]}
+    assert words({"default_privileges": [on_schemas]}, {("maker", None, "schemas"): ()}) == [
+        "maker: default privileges of maker on schemas in any schema  +CREATE +USAGE",
+        "PUBLIC: default privileges of maker on schemas in any schema  +USAGE",
+    ]
+
+
+def test_no_list_becomes_empty() -> None:
+    profiles = {"schemas": {"app": {"profiles": {"maker": "migration"}}}}
+    assert words(profiles, {FUNCTIONS: (PUBLICS,)}) == [OWN, CLOSED]
+    taken = "reader: default privileges of maker on functions in any schema  -EXECUTE"
+    assert words({}, {FUNCTIONS: (READERS,)}) == [OWN, taken]
+    assert words({}, {FUNCTIONS: (READERS, PUBLICS)}) == [taken]
+
+
+def test_a_role_that_goes_leaves_no_default_privileges_without_itself_in_them() -> None:
+    some = (AclEntry("reader", "gone", "USAGE"), AclEntry("gone", "gone", "USAGE"))
+    found = {("gone", None, "functions"): (), ("gone", None, "sequences"): some}
+    assert words({}, found, gone={"state": "absent"}) == [
+        "gone: default privileges of gone on functions in any schema  +EXECUTE",
+        "PUBLIC: default privileges of gone on functions in any schema  +EXECUTE",
+        "gone: default privileges of gone on sequences in any schema  +SELECT +UPDATE",
+        "reader: default privileges of gone on sequences in any schema  -USAGE",
+    ]
+
+
 def test_a_role_that_goes_leaves_no_default_privileges() -> None:
     closed = {("gone", None, "functions"): (AclEntry("gone", "gone", "EXECUTE"),), ("gone", "app", "tables"): (AclEntry("reader", "gone", "SELECT"),)}
     assert words({}, closed, gone={"state": "absent"}) == [
