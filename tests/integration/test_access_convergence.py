@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
-from tests.integration.module import Playbook, apply, converge, finished, plan, process, refused, run, unchanged
+from tests.integration.module import Playbook, apply, converge, finished, info, plan, process, refused, run, unchanged
 from tests.integration.oracle import Promise, broken, state
 from tests.integration.sql import database_fingerprint, execute, fingerprint, ident, query, session, value
 from tests.integration.world import DATABASE, ODD, statements, things
@@ -1030,6 +1030,32 @@ def test_time_goes_into_the_servers_work_not_ours(shop: Any) -> None:
     done = converge(shop, in_shop(profiles={"r": "readonly", "s": "app_service"}))
     assert len(done["sql"]) < 50
     assert time.monotonic() - began < 20
+
+
+def test_an_empty_list_of_default_privileges_counts_as_none(shop: Any) -> None:
+    """PostgreSQL gives PUBLIC what it gives by itself where the list is there and empty, also where the plan would have made it so."""
+    policy = in_shop(owner="r", profiles={"r": "migration"})
+    for before in ("FROM PUBLIC, r", "FROM r"):
+        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE r REVOKE ALL ON FUNCTIONS {before}", db="shop")
+        converge(shop, policy)
+        execute(shop, "SET ROLE r; CREATE FUNCTION app.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'", db="shop")
+        assert value(shop, "SELECT has_function_privilege('other', 'app.mine()', 'EXECUTE')", db="shop") is False, before
+        execute(shop, "DROP FUNCTION app.mine()", "ALTER DEFAULT PRIVILEGES FOR ROLE r GRANT ALL ON FUNCTIONS TO PUBLIC", db="shop")
+    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON FUNCTIONS FROM PUBLIC, s", db="shop")
+    converge(shop, policy)
+    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON TYPES FROM PUBLIC, s", db="shop")
+    unchanged(shop, policy)
+    unchanged(shop, info(shop)["policy"])
+
+
+def test_a_leaver_with_an_empty_list_of_default_privileges_goes(shop: Any) -> None:
+    execute(shop, "CREATE ROLE leaver", "GRANT CREATE ON DATABASE shop TO leaver")
+    for kind in ("FUNCTIONS", "TABLES", "TYPES"):
+        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE leaver REVOKE ALL ON {kind} FROM PUBLIC, leaver", db="shop")
+    policy = in_shop()
+    policy["roles"]["leaver"] = {"state": "absent"}
+    converge(shop, policy)
+    assert value(shop, "SELECT count(*) FROM pg_roles WHERE rolname = 'leaver'") == 0
 
 
 def test_many_databases_in_one_run(cluster: Any) -> None:
