@@ -12,7 +12,8 @@ version_added: 1.0.0
 author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
-  - Writes the parameters of a connection the way a client wants them. V(sslmode=verify-full) and the file of the authorities are always there, so that a
+  - Writes the parameters of a connection the way a client wants them. V(sslmode=verify-full) and the file of the authorities are always
+    there, so that a
     client talks to nobody but the server that it means.
   - There is never a password in it. Clients take that from a password file, from their environment, or from a vault.
 positional: style
@@ -111,7 +112,12 @@ def _jdbc(given: Parameters) -> str:
 
 
 def _django(given: Parameters) -> str:
-    entry: dict[str, Any] = {"ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "HOST": given["host"], "PORT": given["port"]}
+    entry: dict[str, Any] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": given["dbname"],
+        "HOST": given["host"],
+        "PORT": given["port"],
+    }
     if "user" in given:
         entry["USER"] = given["user"]
     entry["OPTIONS"] = {name: given[name] for name in _TLS if name in given}

@@ -45,7 +45,8 @@ options:
     choices: [managed, additive, authoritative]
     default: managed
   scram_iterations:
-    description: Iterations of new SCRAM verifiers. Stored ones with another count are replaced. Without it, new verifiers get the server's setting.
+    description: Iterations of new SCRAM verifiers. Stored ones with another count are replaced. Without it, new verifiers get the
+      server's setting.
     type: int
   lock_timeout:
     description: How many milliseconds a statement may wait for a lock.

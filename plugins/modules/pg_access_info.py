@@ -49,12 +49,14 @@ EXAMPLES = r"""
 RETURN = r"""
 policy:
   description:
-    - The document of the server as it is. Passwords, rights that were not given by the owner, and rights on extension members are not in it.
+    - The document of the server as it is. Passwords, rights that were not given by the owner, and rights on extension members are not
+      in it.
   returned: success
   type: dict
   sample: {roles: {app_service: {login: true}}, databases: {shop: {owner: migration_user}}}
 matrix:
-  description: What each role may do with each object, by itself, as the owner, or by membership. PUBLIC is a role of its own, whose rights everybody has.
+  description: What each role may do with each object, by itself, as the owner, or by membership. PUBLIC is a role of its own, whose
+    rights everybody has.
   returned: success
   type: list
   elements: dict

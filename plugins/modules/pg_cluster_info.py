@@ -13,8 +13,10 @@ version_added: 1.0.0
 author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
-  - Asks the running server, and its process where that is on the same host, for its version, files, ports, programs and service. Nothing is guessed
-    from the operating system, so that Debian's clusters, the layout of the RHEL family, containers, Patroni, managed services and servers that were
+  - Asks the running server, and its process where that is on the same host, for its version, files, ports, programs and service.
+    Nothing is guessed
+    from the operating system, so that Debian's clusters, the layout of the RHEL family, containers, Patroni, managed services and servers
+    that were
     started by hand are all the same to what is built on it.
   - Only reads. Works on a standby, and with a role that has no rights. What that role may not see is V(null).
 extends_documentation_fragment:
@@ -117,13 +119,18 @@ local:
   sample: true
 service:
   description:
-    - Who keeps the server running. C(manager) is V(systemd), V(pg_ctlcluster), V(pg_ctl), V(container) or V(patroni); C(unit) is systemd's name of the
+    - Who keeps the server running. C(manager) is V(systemd), V(pg_ctlcluster), V(pg_ctl), V(container) or V(patroni); C(unit) is
+      systemd's name of the
       service; C(restart) is the command that restarts the server, empty where none here can; C(restart_user) is the user whom it
         needs, V(null) for whoever the module ran as.
     - V(null) for a server on another host.
   returned: success
   type: dict
-  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_user: root}
+  sample:
+    manager: systemd
+    unit: postgresql@17-main.service
+    restart: [systemctl, restart, postgresql@17-main.service]
+    restart_user: root
 patroni:
   description: Whether Patroni runs the server.
   returned: success

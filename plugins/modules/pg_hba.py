@@ -13,15 +13,20 @@ version_added: 1.0.0
 author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
-  - Writes the whole of C(pg_hba.conf), and of C(pg_ident.conf) where O(ident) is given, from one ordered document. What the document does not have goes.
-  - Every name is checked against the roles and databases of the server, every address, method and option against what the version knows. A rule that no
+  - Writes the whole of C(pg_hba.conf), and of C(pg_ident.conf) where O(ident) is given, from one ordered document. What the document
+    does not have goes.
+  - Every name is checked against the roles and databases of the server, every address, method and option against what the version
+    knows. A rule that no
     connection would reach is a mistake, and so is one without encryption or with a weak method, unless it is allowed by name.
-  - Rules under which the connection of the applying role would be refused are refused before anything is written. The server then checks the file before it
+  - Rules under which the connection of the applying role would be refused are refused before anything is written. The server then
+    checks the file before it
     loads it, and after the reload a new connection is opened. If that fails, the old files are restored and loaded.
   - A file that was changed and never loaded is loaded.
-  - Where Patroni runs the server, the rules go into its dynamic configuration, for all members of its cluster. Rules that would lock out Patroni itself, or a
+  - Where Patroni runs the server, the rules go into its dynamic configuration, for all members of its cluster. Rules that would lock
+    out Patroni itself, or a
     standby that is connected, are refused.
-  - Run it on the server's host as the server's account. Rules belong to a server, not to its data, so that it works on a standby as on a primary.
+  - Run it on the server's host as the server's account. Rules belong to a server, not to its data, so that it works on a standby as on
+    a primary.
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
@@ -33,11 +38,14 @@ options:
       - Several addresses become several lines.
       - Each rule is a dictionary with these keys.
       - C(type) is V(hostssl), the default, V(host), V(hostnossl), V(hostgssenc), V(hostnogssenc), or V(local) for the Unix socket.
-      - C(databases) is a name or a list of names. The words V(all), V(sameuser) and V(samerole) mean what they mean in the file, and so does
-        V(/expression) from PostgreSQL 16 on. A dictionary with C(name) is that name and nothing else. None of them is for physical replication.
+      - C(databases) is a name or a list of names. The words V(all), V(sameuser) and V(samerole) mean what they mean in the file, and so
+        does
+        V(/expression) from PostgreSQL 16 on. A dictionary with C(name) is that name and nothing else. None of them is for physical
+        replication.
       - C(replication) set to V(true), in place of C(databases), makes it a rule for physical replication.
       - C(roles) as C(databases), with V(all), and V(+group) for the members of a role.
-      - C(addresses) is one or a list of networks, addresses, names of hosts, V(.domain), V(samehost), V(samenet) or V(all). V(local) has none.
+      - C(addresses) is one or a list of networks, addresses, names of hosts, V(.domain), V(samehost), V(samenet) or V(all). V(local)
+        has none.
       - C(method) is how the client proves who it is. The default is V(scram-sha-256), and V(peer) for V(local).
       - C(options) is a dictionary of the method's options, for example C(map) or C(clientcert).
       - C(comment) is one line that goes into the file above the rule.
@@ -55,7 +63,8 @@ options:
     type: list
     elements: str
   reject_rest:
-    description: Whether the file ends with rules that reject everything else. Without them the server refuses what no rule matches all the same.
+    description: Whether the file ends with rules that reject everything else. Without them the server refuses what no rule matches all
+      the same.
     type: bool
     default: true
   allow_plain:
@@ -133,7 +142,8 @@ lint:
   type: list
   elements: dict
   sample:
-    - {code: ssl_off, severity: medium, message: cannot match while the setting ssl is off, rule: hostssl shop app 10.1.0.0/16 cert, file: "", line: 0}
+    - {code: ssl_off, severity: medium, message: cannot match while the setting ssl is off, rule: hostssl shop app 10.1.0.0/16 cert,
+      file: "", line: 0}
 file:
   description: The file.
   returned: success

@@ -15,7 +15,8 @@ author:
 description:
   - Reads the rules with everything that the file includes, in the order in which the server tries them, and changes nothing.
   - On the server's host the files are read there. From elsewhere the server is asked for them, which takes a superuser.
-  - The answer to a question is the first rule that matches. Where only the server could tell, as with the name of a host or C(samenet), the answer says
+  - The answer to a question is the first rule that matches. Where only the server could tell, as with the name of a host or C(samenet),
+    the answer says
     which rules may come before it.
 extends_documentation_fragment:
   - bulwark.postgresql.login
@@ -74,16 +75,19 @@ rules:
   type: list
   elements: dict
   sample:
-    - {type: hostssl, databases: [all], roles: [all], address: 10.0.0.0/8, method: cert, options: {}, file: /srv/pg/pg_hba.conf, line: 9, comment: ""}
+    - {type: hostssl, databases: [all], roles: [all], address: 10.0.0.0/8, method: cert, options: {}, file: /srv/pg/pg_hba.conf, line:
+      9, comment: ""}
 lint:
   description:
-    - Findings, those of the file as a whole first. The codes are C(unreadable), C(not_loaded), C(missing_role), C(missing_database), C(shadowed), C(trust),
+    - Findings, those of the file as a whole first. The codes are C(unreadable), C(not_loaded), C(missing_role), C(missing_database),
+      C(shadowed), C(trust),
       C(password), C(md5), C(ident), C(radius), C(plain), C(ssl_off), C(wide) and C(everybody).
   returned: success
   type: list
   elements: dict
   sample:
-    - {code: trust, severity: high, message: "accepts whoever claims the name, without a password", rule: local all all trust, file: /srv/pg_hba.conf, line: 9}
+    - {code: trust, severity: high, message: "accepts whoever claims the name, without a password", rule: local all all trust, file:
+      /srv/pg_hba.conf, line: 9}
 answers:
   description: One for each question, in their order. C(encryption) is V(required), V(optional), V(refused) or V(no connection).
   returned: success

@@ -14,13 +14,16 @@ author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
   - Makes the row-level security of the tables that a policy selects what the policy says, in all its databases with one call.
-  - Each table gets row-level security, enabled and forced on its owner, a restrictive policy that no other policy can widen, and permissive policies for
+  - Each table gets row-level security, enabled and forced on its owner, a restrictive policy that no other policy can widen, and
+    permissive policies for
     what each role may do on the table at all. What the policy does not declare goes.
-  - A session sees and writes the rows whose tenant column equals a setting of the session, which the application sets in each transaction. Without the
+  - A session sees and writes the rows whose tenant column equals a setting of the session, which the application sets in each
+    transaction. Without the
     setting, with an empty one, or with one that is no value of the column's type, it sees no row and may write none.
   - What is equal is not touched. Looking takes no lock but that of reading, works in check mode and on a standby.
   - Before a transaction commits, the state is read again. If anything is left to do, it is rolled back.
-  - The owner of the tables sees no rows either, unless a setting says which. Superusers and roles with BYPASSRLS see all rows. Dumps take such a role.
+  - The owner of the tables sees no rows either, unless a setting says which. Superusers and roles with BYPASSRLS see all rows. Dumps
+    take such a role.
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
@@ -30,18 +33,25 @@ options:
       - Name of a database to a dictionary with C(tenancy), C(schemas), or both.
       - C(tenancy) isolates the rows of tenants. It is a dictionary with these keys. The first four are required.
       - C(setting) is the name of the setting that holds the tenant, with a dot in it.
-      - C(column) is the name of the column that holds the tenant. It may be of type smallint, integer, bigint, uuid, text, varchar or char, or of a domain
+      - C(column) is the name of the column that holds the tenant. It may be of type smallint, integer, bigint, uuid, text, varchar or
+        char, or of a domain
         over one of them.
       - C(roles) is the list of roles, usually those that the application logs in as, that see the rows of one tenant only.
-      - C(schemas) is a list of schemas, or a dictionary of them. A schema is V(all), which stands for every table that has the column, a list of tables, or
+      - C(schemas) is a list of schemas, or a dictionary of them. A schema is V(all), which stands for every table that has the column,
+        a list of tables, or
         a dictionary with C(tables) and C(except), two such lists. Names of tables may hold the wildcard C(*).
-      - C(roles_all_rows) is a list of roles, such as one for support or the owner of materialized views, that see and write the rows of all tenants.
-      - C(parents) is a dictionary of schemas, and in each of tables without the column. The value is the table, of the same schema, whose row has the tenant,
+      - C(roles_all_rows) is a list of roles, such as one for support or the owner of materialized views, that see and write the rows of
+        all tenants.
+      - C(parents) is a dictionary of schemas, and in each of tables without the column. The value is the table, of the same schema,
+        whose row has the tenant,
         or a dictionary with C(table), C(schema) and C(foreign_key), the name of the constraint, which is needed where there are several.
       - C(build_indexes) set to V(true) makes the missing indexes, by C(CREATE INDEX CONCURRENTLY). By default they are reported.
-      - C(schemas), beside C(tenancy), is a dictionary of schemas, and in each of tables, whose row-level security is written out. C(enabled) and C(forced)
-        are true by default. C(policies) is a dictionary of the names of policies with C(command) (V(all), the default, V(select), V(insert), V(update)
-        or V(delete)), C(roles), C(using), C(with_check), and C(permissive), which is true by default. The two expressions are SQL, read with a search
+      - C(schemas), beside C(tenancy), is a dictionary of schemas, and in each of tables, whose row-level security is written out.
+        C(enabled) and C(forced)
+        are true by default. C(policies) is a dictionary of the names of policies with C(command) (V(all), the default, V(select),
+        V(insert), V(update)
+        or V(delete)), C(roles), C(using), C(with_check), and C(permissive), which is true by default. The two expressions are SQL, read
+        with a search
         path of C(pg_catalog) alone.
     type: dict
     required: true
@@ -60,7 +70,8 @@ options:
     default: false
   preview:
     description:
-      - Whether to change nothing, and to count instead how many rows of each isolated table each role sees now and would see then, in the context of each of
+      - Whether to change nothing, and to count instead how many rows of each isolated table each role sees now and would see then, in
+        the context of each of
         the ten tenants with the most rows, and without one. Reads every row of these tables, and works on a standby.
     type: bool
     default: false
@@ -118,7 +129,8 @@ tables:
   sample: {shop: [app.orders, app.users]}
 preview:
   description:
-    - What each role that may read an isolated table sees of it. C(tenant) is V(null) without a context. C(now) is V(null) where the policies that are there
+    - What each role that may read an isolated table sees of it. C(tenant) is V(null) without a context. C(now) is V(null) where the
+      policies that are there
       end in an error, whose text is C(problem).
   returned: with O(preview)
   type: list
@@ -134,7 +146,8 @@ preview_text:
     shop: app.orders  readonly_user  1       6100  2034
     shop: app.orders  readonly_user  (none)  6100  0
 findings:
-  description: What gets around the policies of the tenancy, as in M(bulwark.postgresql.pg_row_security_info). Those of severity V(high) are warnings, too.
+  description: What gets around the policies of the tenancy, as in M(bulwark.postgresql.pg_row_security_info). Those of severity V(high)
+    are warnings, too.
   returned: success
   type: list
   elements: dict

@@ -14,7 +14,8 @@ author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
   - Reads policies from a live server and returns the document that M(bulwark.postgresql.pg_row_security) takes.
-  - Finds what policies do not fence, such as owners, superusers, views, definer functions, partitions, TRUNCATE and keys, each with its fix.
+  - Finds what policies do not fence, such as owners, superusers, views, definer functions, partitions, TRUNCATE and keys, each with its
+    fix.
   - Only reads, in read-only transactions. Works on a standby. Counts the rows without a tenant where the tenant column may be NULL.
 extends_documentation_fragment:
   - bulwark.postgresql.login
@@ -26,7 +27,8 @@ options:
     elements: str
   policy:
     description:
-      - The document of M(bulwark.postgresql.pg_row_security), its option O(bulwark.postgresql.pg_row_security#module:databases). With it, findings are about
+      - The document of M(bulwark.postgresql.pg_row_security), its option O(bulwark.postgresql.pg_row_security#module:databases). With
+        it, findings are about
         the tables and roles of its tenancies, and those that depend on the tenant column are made.
       - Without it, they are about every table that has row-level security and every role that a policy names.
     type: dict

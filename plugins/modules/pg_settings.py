@@ -13,14 +13,18 @@ version_added: 1.0.0
 author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
-  - Writes one document of settings as one file that the server includes, after checking every name and value against the server's own description of its
+  - Writes one document of settings as one file that the server includes, after checking every name and value against the server's own
+    description of its
     settings, type, range, accepted words and unit.
   - The file is exact. A setting that the document no longer has leaves it. What other files say is left alone.
-  - The server reads the new file without applying it first. If it finds an error, or does not have the settings after the reload, the old file is restored
+  - The server reads the new file without applying it first. If it finds an error, or does not have the settings after the reload, the
+    old file is restored
     within the same call.
-  - The server is reloaded, never restarted. What waits for a restart is returned in RV(pending_restart) until it has happened, and is no change.
+  - The server is reloaded, never restarted. What waits for a restart is returned in RV(pending_restart) until it has happened, and is
+    no change.
   - Run it on the server's host as the server's account. Where that is not so and the role is a superuser, ALTER SYSTEM is used.
-  - Where the connection may not change settings, as on a managed service, the baseline alone is skipped with RV(skipped_reason), and settings are refused.
+  - Where the connection may not change settings, as on a managed service, the baseline alone is skipped with RV(skipped_reason), and
+    settings are refused.
   - Settings belong to a server, not to its data, so that a standby has its own and this works there as on a primary.
 extends_documentation_fragment:
   - bulwark.postgresql.login
@@ -30,25 +34,29 @@ options:
   settings:
     description:
       - Name to value. A value may be a string, a number, a boolean or a list.
-      - With a dictionary, C(value) is the value, C(optional) set to V(true) skips the setting where this version does not know it, and C(reason) goes into
+      - With a dictionary, C(value) is the value, C(optional) set to V(true) skips the setting where this version does not know it, and
+        C(reason) goes into
         the file as a comment.
       - A setting of O(baseline) with the value V(null) is left alone.
       - C(shared_preload_libraries) is merged with what other files say. A library that is not installed is refused.
     type: dict
     default: {}
   baseline:
-    description: V(default) adds the settings of CIS and STIG that the collection knows for this version, each with its reason. O(settings) goes before it.
+    description: V(default) adds the settings of CIS and STIG that the collection knows for this version, each with its reason.
+      O(settings) goes before it.
     type: str
     choices: [default, none]
     default: none
   name:
-    description: The name of the file, without its ending, in the directory that the main configuration file includes. V(conf.d) is made where there is none.
+    description: The name of the file, without its ending, in the directory that the main configuration file includes. V(conf.d) is made
+      where there is none.
     type: str
     default: bulwark
   method:
     description:
       - V(file) writes the file, V(alter_system) uses ALTER SYSTEM, which is never exact because nobody knows whose its settings are.
-      - V(patroni) writes Patroni's dynamic configuration, for all members of its cluster. The names that the document has set are kept there, under the key
+      - V(patroni) writes Patroni's dynamic configuration, for all members of its cluster. The names that the document has set are kept
+        there, under the key
         C(bulwark), so that it is exact.
       - V(auto) takes Patroni where it runs the server, else the file where the server is on this host, and else ALTER SYSTEM.
     type: str
@@ -132,7 +140,11 @@ service:
   description: Who keeps the server running and what restarts it, as in M(bulwark.postgresql.pg_cluster_info).
   returned: success
   type: dict
-  sample: {manager: systemd, unit: postgresql@17-main.service, restart: [systemctl, restart, postgresql@17-main.service], restart_user: root}
+  sample:
+    manager: systemd
+    unit: postgresql@17-main.service
+    restart: [systemctl, restart, postgresql@17-main.service]
+    restart_user: root
 previous_file:
   description: Where the file as it was is kept until the restart has happened.
   returned: success
@@ -172,7 +184,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import Options, OutOfReachError, apply, check_start, plan, waiting
+from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import (
+    Options,
+    OutOfReachError,
+    apply,
+    check_start,
+    plan,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -201,7 +220,13 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         if params["settings"]:
             raise
         # Nobody asked for more than the baseline: on such a server it is the provider's to keep.
-        return {"changed": False, "skipped_reason": str(error), "msg": f"skipped: {error}", "restart_required": False, "pending_restart": []}
+        return {
+            "changed": False,
+            "skipped_reason": str(error),
+            "msg": f"skipped: {error}",
+            "restart_required": False,
+            "pending_restart": [],
+        }
     changed = bool(planned)
 
     def run_command(command: list[str]) -> tuple[int, str]:
@@ -214,7 +239,11 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         check_start(planned, run_command)  # in check mode, files that an earlier task would install are not there yet
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
     count = len(planned.differences)
-    done = f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}" if changed else "Everything is as declared"
+    done = (
+        f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}"
+        if changed
+        else "Everything is as declared"
+    )
     if planned.stale:
         done = "The server would load its settings" if module.check_mode else "The server has loaded its settings"
     waits = f"; waiting for a restart: {', '.join(pending)}" if pending else ""

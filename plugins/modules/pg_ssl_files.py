@@ -13,14 +13,19 @@ version_added: 1.0.0
 author:
   - The bulwark.postgresql authors (@bulwark-project)
 description:
-  - Checks a certificate, its key, the authorities and the revocation list against each other, and installs them as one generation, C(DIRECTORY/7/) with
-    C(server.crt), C(server.key), C(ca.crt) and C(ca.crl). The symbolic link C(DIRECTORY/current), which the server's settings name, is moved to it as one
+  - Checks a certificate, its key, the authorities and the revocation list against each other, and installs them as one generation,
+    C(DIRECTORY/7/) with
+    C(server.crt), C(server.key), C(ca.crt) and C(ca.crl). The symbolic link C(DIRECTORY/current), which the server's settings name, is
+    moved to it as one
     step.
-  - The key has to fit, the certificate has to be valid now, to be valid for every name, and to lead to an authority of O(ca). Authorities need the CA flag.
+  - The key has to fit, the certificate has to be valid now, to be valid for every name, and to lead to an authority of O(ca).
+    Authorities need the CA flag.
     Revocation lists have to be signed by them and not to have expired. Every mistake is reported, and nothing is touched.
-  - Where the server uses the files, it is reloaded and has to show the new certificate in a TLS handshake. If it does not, the link goes back to the old
+  - Where the server uses the files, it is reloaded and has to show the new certificate in a TLS handshake. If it does not, the link
+    goes back to the old
     generation. Nobody is disconnected. The old generation is kept, older ones are removed.
-  - Without O(certificate) the installed one stays, and RV(needed) says whether another has to be issued. Authorities and revocation lists are still
+  - Without O(certificate) the installed one stays, and RV(needed) says whether another has to be issued. Authorities and revocation
+    lists are still
     installed.
   - Set C(ssl_cert_file), C(ssl_key_file), C(ssl_ca_file) and C(ssl_crl_file) to RV(files), with M(bulwark.postgresql.pg_settings).
   - Run it on the server's host as the server's account. It works on a standby, which has files of its own.
@@ -46,7 +51,8 @@ options:
     type: str
   ca:
     description:
-      - The authorities that C(ca.crt) holds, which sign client certificates and to which O(certificate) has to lead. PEM text, or a path on the host.
+      - The authorities that C(ca.crt) holds, which sign client certificates and to which O(certificate) has to lead. PEM text, or a
+        path on the host.
       - Without it there is none, clients cannot authenticate by certificate, and the chain of O(certificate) is not checked.
     type: str
   crl:
@@ -59,7 +65,8 @@ options:
     default: []
   issuer:
     description:
-      - The authority that has to have signed the certificate itself, as PEM text or a path on the host. Another one is a reason for RV(needed).
+      - The authority that has to have signed the certificate itself, as PEM text or a path on the host. Another one is a reason for
+        RV(needed).
     type: str
   revoked:
     description:
@@ -84,9 +91,11 @@ options:
   directory:
     description:
       - Where the generations are. It is made where it is missing.
-      - By default C(bulwark_tls) beside the server's main configuration file, where that is outside the data directory and in a directory of the server's
+      - By default C(bulwark_tls) beside the server's main configuration file, where that is outside the data directory and in a
+        directory of the server's
         account; else beside the data directory, as C(DATA_bulwark_tls).
-      - A directory inside the data directory is refused, since backups would stop at the link or leave it out, and would hold the private key. Files that an
+      - A directory inside the data directory is refused, since backups would stop at the link or leave it out, and would hold the
+        private key. Files that an
         earlier release has put there are moved out, and removed once no setting names them any more.
     type: path
   path_prefix:

@@ -47,9 +47,9 @@ def shop(cluster: Server) -> Server:
     return cluster
 
 
-def found(server: Server, policy: Any = POLICY) -> list[dict[str, Any]]:
+def found(server: Server, policy: Any = None) -> list[dict[str, Any]]:
     """The findings."""
-    result = module.run(server, "pg_row_security_info", policy=policy, databases=["shop"])
+    result = module.run(server, "pg_row_security_info", policy=POLICY if policy is None else policy, databases=["shop"])
     assert not result.get("failed"), result["msg"]
     assert result["changed"] is False
     assert all(each["message"] in result["text"] for each in result["findings"])

@@ -51,17 +51,23 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
         encodings=frozenset(
             name
             for (name,) in database.query(
-                "SELECT pg_catalog.pg_encoding_to_char(number) FROM pg_catalog.generate_series(0, 34) number WHERE pg_catalog.pg_encoding_to_char(number) <> ''"
+                "SELECT pg_catalog.pg_encoding_to_char(number) FROM pg_catalog.generate_series(0, 34) number WHERE "
+                "pg_catalog.pg_encoding_to_char(number) <> ''"
             )
         ),
         holdings=_holdings(database, sorted(removable)),
-        sessions=int(database.value("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND datname IS NOT NULL")),
+        sessions=int(
+            database.value("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND datname IS NOT NULL")
+        ),
         login_password=database.login_password,
     )
 
 
 def refreshed(database: Database, cluster: Cluster) -> Cluster:
-    """The cluster as it is now, as far as a plan for the connected database looks at it: role names, their settings, and the database itself."""
+    """The cluster as it is now, as far as a plan for the connected database looks at it.
+
+    Role names, their settings, and the database itself.
+    """
     names = role_names(database)
     settings = _role_settings(database, names)
     roles = {name: replace(cluster.roles.get(name, Role(name)), settings=settings.get(name, {})) for name in names.values()}
@@ -112,7 +118,9 @@ def _role_settings(database: Database, names: Mapping[int, str]) -> dict[str, di
 
 def _memberships(database: Database, names: Mapping[int, str]) -> tuple[Membership, ...]:
     options = "m.inherit_option, m.set_option" if database.major >= 16 else "NULL, NULL"
-    rows = database.query(f"SELECT m.roleid::bigint, m.member::bigint, m.grantor::bigint, m.admin_option, {options} FROM pg_catalog.pg_auth_members m")
+    rows = database.query(
+        f"SELECT m.roleid::bigint, m.member::bigint, m.grantor::bigint, m.admin_option, {options} FROM pg_catalog.pg_auth_members m"
+    )
     found = (
         Membership(
             role=names[role],
@@ -136,7 +144,8 @@ def _databases(database: Database, names: Mapping[int, str], only: str | None = 
         {"only": only},
     )
     found = (
-        DatabaseFacts(name, names[owner], read_acl(acl, names), comment, connectable, template) for name, owner, acl, comment, connectable, template in rows
+        DatabaseFacts(name, names[owner], read_acl(acl, names), comment, connectable, template)
+        for name, owner, acl, comment, connectable, template in rows
     )
     return {facts.name: facts for facts in found}
 
@@ -149,7 +158,9 @@ def _cluster_objects(database: Database, names: Mapping[int, str]) -> Iterable[O
     ):
         yield ObjectClass(TABLESPACE, names[owner], read_acl(acl, names), name=name, names=(name,))
     if database.major >= 15:
-        for name, acl in database.query("SELECT p.parname, " + exploded("p.paracl") + " FROM pg_catalog.pg_parameter_acl p ORDER BY p.parname"):
+        for name, acl in database.query(
+            "SELECT p.parname, " + exploded("p.paracl") + " FROM pg_catalog.pg_parameter_acl p ORDER BY p.parname"
+        ):
             yield ObjectClass(PARAMETER, names[BOOTSTRAP_SUPERUSER], read_acl(acl, names), name=name, names=(name,))
 
 
@@ -159,7 +170,8 @@ def _holdings(database: Database, roles: Sequence[str]) -> tuple[Holding, ...]:
     rows = database.query(
         "SELECT r.rolname, CASE WHEN s.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass THEN 'granted'"
         " WHEN s.deptype = 'o' THEN 'owns' WHEN s.deptype = 'r' THEN 'policy' ELSE 'granted' END, d.datname, count(*)"
-        " FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
+        " FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON s.refclassid = "
+        "'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
         " LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid WHERE r.rolname = ANY(%(roles)s) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
         {"roles": list(roles)},
     )

@@ -34,12 +34,16 @@ def cluster_mistakes(scope: Scope, cluster: Cluster) -> list[Mistake]:
         for place, name in role.settings:
             if "." not in name and name.lower() not in cluster.parameters:
                 key = f"settings.{name}" if place is None else f"database_settings.{place}.{name}"
-                mistakes.append(Mistake(f"{role.path}.{key}", f"this server has no setting of that name{nearest(name, cluster.parameters)}"))
+                mistakes.append(
+                    Mistake(f"{role.path}.{key}", f"this server has no setting of that name{nearest(name, cluster.parameters)}")
+                )
             if place is not None and place not in cluster.databases and place not in {database.name for database in policy.databases}:
                 mistakes.append(_unknown(f"{role.path}.database_settings.{place}", "database", place, cluster.databases))
     spaces = {each.name or "" for each in cluster.objects if each.kind == TABLESPACE}
     for grant in scope.grants.get((None, TABLESPACE, None), ()):
-        mistakes.extend(_unknown(grant.path, TABLESPACE, name, spaces) for name in grant.names or () if name not in spaces and "*" not in name)
+        mistakes.extend(
+            _unknown(grant.path, TABLESPACE, name, spaces) for name in grant.names or () if name not in spaces and "*" not in name
+        )
     for database in policy.databases:
         facts = cluster.databases.get(database.name)
         if facts is not None and not facts.connectable:
@@ -107,7 +111,10 @@ def _cycles_on_server(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
     for role in declared.values():
         for membership in role.member_of:
             if role.name in reachable(membership.role, edges):
-                yield Mistake(membership.path, f'"{membership.role}" is itself a member of "{role.name}" on the server, directly or through other roles')
+                yield Mistake(
+                    membership.path,
+                    f'"{membership.role}" is itself a member of "{role.name}" on the server, directly or through other roles',
+                )
 
 
 def _version_mistakes(scope: Scope) -> Iterator[Mistake]:
@@ -136,7 +143,8 @@ def _membership_mistakes(scope: Scope, inherit: bool | None, membership: Members
     if membership.inherit is not None and membership.inherit != (inherit is not False):
         yield Mistake(
             membership.path,
-            f"inherit of one membership needs PostgreSQL 16; on {scope.major} the attribute inherit of role {membership.member} decides for all",
+            f"inherit of one membership needs PostgreSQL 16; on {scope.major} the attribute inherit of role "
+            f"{membership.member} decides for all",
         )
 
 
@@ -147,12 +155,16 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
         role = paths[holding.role]
         place = f'database "{holding.database}"' if holding.database else "the whole server"
         if holding.what == "owns" and not role.reassign_to:
-            yield Mistake(role.path, f"still owns {counted(holding.count)} in {place}; name a role in reassign_to (nothing is ever dropped)")
+            yield Mistake(
+                role.path, f"still owns {counted(holding.count)} in {place}; name a role in reassign_to (nothing is ever dropped)"
+            )
         elif holding.what == "policy":
             yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
         elif holding.database is not None and holding.database not in named:
             told = "owns" if holding.what == "owns" else "holds privileges on"
-            yield Mistake(role.path, f"{told} {counted(holding.count)} in {place}; add that database to the policy (an empty entry is enough)")
+            yield Mistake(
+                role.path, f"{told} {counted(holding.count)} in {place}; add that database to the policy (an empty entry is enough)"
+            )
 
 
 def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
@@ -181,7 +193,11 @@ def _missing_names(grant: Grant, known: set[str], others: set[str]) -> Iterator[
         if "*" in item and grant.kind != FUNCTION:
             continue
         if grant.kind == FUNCTION:
-            found = normalized_signature(item) in known if "(" in item else any(like(item, name.rpartition("(")[0]) for name in known) or "*" in item
+            found = (
+                normalized_signature(item) in known
+                if "(" in item
+                else any(like(item, name.rpartition("(")[0]) for name in known) or "*" in item
+            )
         else:
             found = item in known
         if not found:

@@ -115,7 +115,8 @@ def _relations(kind: str, relkinds: str, default: str) -> Reader:
             f" c.oid IN ({extension_members('pg_class')}) AS extension, {name} AS name, {linked} AS linked, {members} AS members, count(*)"
             f" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             f" WHERE c.relkind IN ({relkinds}) AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8)"
-            f" SELECT n.nspname, g.relkind, g.relowner::bigint, {exploded(f'coalesce(g.relacl, pg_catalog.acldefault({default}, g.relowner))')},"
+            " SELECT n.nspname, g.relkind, g.relowner::bigint, "
+            f"{exploded(f'coalesce(g.relacl, pg_catalog.acldefault({default}, g.relowner))')},"
             f" g.relispartition, g.extension, g.name, g.linked, g.members, g.count"
             f" FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.relnamespace ORDER BY 1, 2, 7 NULLS FIRST, 3, 5"
         )
@@ -170,10 +171,13 @@ def _functions(database: Database, names: Mapping[int, str], wanted: Wanted) -> 
     members = "pg_catalog.array_agg(p.oid::pg_catalog.regprocedure::text)"
     members = members if FUNCTION in wanted.with_names or wanted.pairs(FUNCTION)[0] else "NULL::text[]"
     statement = (
-        f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({extension_members('pg_proc')}) AS extension,"
-        f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
+        f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({extension_members('pg_proc')}) "
+        "AS extension,"
+        f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "p.pronamespace"
         # The constructors of range types are parts of their type and follow it.
-        " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objid = p.oid"
+        " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass "
+        "AND i.objid = p.oid"
         f" AND i.deptype = 'i') AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.proowner::bigint,"
         f" {exploded(_or_default('g.proacl', 'f', 'g.proowner'))}, g.extension, g.name, g.members, g.count"
         f" FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.pronamespace ORDER BY 1, 5 NULLS FIRST, 2"
@@ -202,11 +206,14 @@ def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iter
     members = "pg_catalog.array_agg(t.typname::text)" if TYPE in wanted.with_names else "NULL::text[]"
     # Array, multirange and table row types have no privileges of their own.
     statement = (
-        f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({extension_members('pg_type')}) AS extension,"
-        f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+        f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({extension_members('pg_type')}) "
+        "AS extension,"
+        f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "t.typnamespace"
         " WHERE (t.typtype IN ('b', 'd', 'e', 'r') OR t.typrelid IN (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'c'))"
         " AND NOT (t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc)"
-        f" AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.typowner::bigint, {exploded(_or_default('g.typacl', 'T', 'g.typowner'))},"
+        f" AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.typowner::bigint, "
+        f"{exploded(_or_default('g.typacl', 'T', 'g.typowner'))},"
         " g.extension, g.name, g.members, g.count FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.typnamespace"
         " ORDER BY 1, 5 NULLS FIRST, 2"
     )
@@ -224,7 +231,8 @@ def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iter
         )
 
 
-# What stands outside of schemas in small numbers: kind, catalog, prefix of its columns, letter for acldefault, condition. The languages internal
+# What stands outside of schemas in small numbers: kind, catalog, prefix of its columns, letter for acldefault, condition. The languages
+# internal
 # and c are the server's own; plpgsql is an extension's, and may still be granted by name.
 _OUTSIDE = (
     (LANGUAGE, "pg_language", "lan", "l", "o.lanname NOT IN ('internal', 'c')"),
@@ -281,7 +289,11 @@ def _default_acls(database: Database, names: Mapping[int, str]) -> dict[tuple[st
         f"SELECT a.defaclrole::bigint, n.nspname, a.defaclobjtype, {exploded('a.defaclacl')}"
         " FROM pg_catalog.pg_default_acl a LEFT JOIN pg_catalog.pg_namespace n ON n.oid = a.defaclnamespace"
     )
-    return {(names[owner], schema, DEFAULT_ACL_TYPES[objects]): read_acl(acl, names) for owner, schema, objects, acl in rows if objects in DEFAULT_ACL_TYPES}
+    return {
+        (names[owner], schema, DEFAULT_ACL_TYPES[objects]): read_acl(acl, names)
+        for owner, schema, objects, acl in rows
+        if objects in DEFAULT_ACL_TYPES
+    }
 
 
 def _column_names(database: Database, tables: frozenset[tuple[str, str]]) -> dict[tuple[str, str], frozenset[str]]:

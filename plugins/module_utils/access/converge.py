@@ -120,12 +120,16 @@ class Convergence:
             facts = cluster.databases.get(database.name)
             if facts is not None and facts.connectable:
                 with self._server.connect(database.name) as session, session.reading():
-                    yield from self._mistakes_in(scope, read_contents(session, wanted_details(scope, database.name), cluster.names), cluster, session)
+                    yield from self._mistakes_in(
+                        scope, read_contents(session, wanted_details(scope, database.name), cluster.names), cluster, session
+                    )
 
     def _mistakes_in(self, scope: Scope, contents: Contents, cluster: Cluster, session: Session) -> list[Mistake]:
         mistakes = contents_mistakes(scope, contents)
         if mistakes:  # read again with all names, to tell the nearest
-            mistakes = contents_mistakes(scope, with_names(session, wanted_details(scope, contents.database, BULK_KINDS), cluster.names, contents))
+            mistakes = contents_mistakes(
+                scope, with_names(session, wanted_details(scope, contents.database, BULK_KINDS), cluster.names, contents)
+            )
         return mistakes
 
     def _read_cluster(self, session: Session) -> Cluster:

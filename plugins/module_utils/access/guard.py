@@ -92,7 +92,8 @@ def _login_lost(scope: Scope, role: Role, cluster: Cluster) -> Iterator[Mistake]
     if not actual.superuser and limit not in (None, -1, 0, actual.connection_limit) and int(limit or 0) <= cluster.sessions:
         yield Mistake(
             f"{role.path}.connection_limit",
-            f"{because} needs a limit of at least {cluster.sessions + 1} to connect to each database (sessions open now: {cluster.sessions})",
+            f"{because} needs a limit of at least {cluster.sessions + 1} to connect to each database (sessions open now: "
+            f"{cluster.sessions})",
         )
     missing = [database.name for database in scope.policy.databases if database.name not in cluster.databases]
     if missing and actual.createdb and role.createdb is False and not actual.superuser:
@@ -153,7 +154,11 @@ def _holds(member: str, power: str, powers: Mapping[str, set[tuple[str, str]]]) 
 def _last_administrator(scope: Scope, cluster: Cluster, declared: dict[str, Role]) -> list[Mistake]:
     before = {name for name, role in cluster.roles.items() if role.superuser and role.login}
     absent = {role.name for role in scope.policy.absent_roles}
-    after = {name for name in before - absent if name not in declared or (declared[name].superuser is not False and declared[name].login is not False)}
+    after = {
+        name
+        for name in before - absent
+        if name not in declared or (declared[name].superuser is not False and declared[name].login is not False)
+    }
     after |= {role.name for role in scope.policy.roles if role.superuser and role.login}
     if before and not after:
         return [Mistake("roles", "no superuser that may log in would be left; keep one, or nobody can repair the server")]
@@ -163,7 +168,9 @@ def _last_administrator(scope: Scope, cluster: Cluster, declared: dict[str, Role
 def _may_connect(scope: Scope, cluster: Cluster, facts: DatabaseFacts) -> bool:
     """Whether the applying role may connect after the plan, by ownership, by PUBLIC, by itself or by a role whose rights it inherits."""
     objects = ObjectClass(DATABASE, facts.owner, facts.acl, facts.name, None, facts.name, (facts.name,))
-    allowed = {entry.grantee for entry in facts.acl if entry.privilege == "CONNECT" and not scope.may_revoke(objects, entry.grantee, "CONNECT")}
+    allowed = {
+        entry.grantee for entry in facts.acl if entry.privilege == "CONNECT" and not scope.may_revoke(objects, entry.grantee, "CONNECT")
+    }
     allowed |= {grantee for grantee, privileges in declared_rights(scope, objects).items() if "CONNECT" in privileges}
     owner = next((each.owner for each in scope.policy.databases if each.name == facts.name and each.owner), facts.owner)
     return bool((allowed | {owner, PUBLIC if PUBLIC in allowed else owner}) & (_inherited(scope, cluster) | {PUBLIC}))
@@ -188,7 +195,8 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
     if allowed or revoked < _FEW or revoked <= share * max(existing, 1):
         return
     raise BulwarkError(
-        f"The plan revokes {revoked} of {existing} privileges that roles have, more than max_revoke_share ({share:g}) allows; nothing was changed. "
+        f"The plan revokes {revoked} of {existing} privileges that roles have, more than max_revoke_share ({share:g}) allows; "
+        "nothing was changed. "
         "Read the whole plan with allow_mass_revoke and --check --diff; if it is right, apply it so once. It begins with:\n"
         + "\n".join(f"  {change.description}" for change in [each for each in plan.changes if each.revoked_from_roles][:10])
     )
@@ -197,5 +205,6 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
 def count_existing(scope: Scope, objects: Iterable[ObjectClass]) -> int:
     """How many privileges roles hold on objects that are not theirs."""
     return sum(
-        each.count * sum(1 for entry in each.acl if entry.grantee not in (each.owner, PUBLIC) and entry.grantee not in scope.superusers) for each in objects
+        each.count * sum(1 for entry in each.acl if entry.grantee not in (each.owner, PUBLIC) and entry.grantee not in scope.superusers)
+        for each in objects
     )

@@ -37,10 +37,15 @@ LETTERS: Mapping[str, str] = {
 def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One entry for each role and object on which it has any privilege: by itself, as the owner, or as a member with INHERIT.
 
-    PUBLIC is a role of its own here, whose privileges everybody has besides. Superusers are left out: they may do anything. Columns count as
+    PUBLIC is a role of its own here, whose privileges everybody has besides. Superusers are left out: they may do anything. Columns count
+    as
     objects of their own. That everybody may use a type or a trusted language is not told.
     """
-    chosen = [name for name in (roles or sorted([PUBLIC, *cluster.roles])) if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))]
+    chosen = [
+        name
+        for name in (roles or sorted([PUBLIC, *cluster.roles]))
+        if name == PUBLIC or (name in cluster.roles and not _skipped(cluster, name, roles))
+    ]
     reach = {name: _reach(cluster, name) for name in chosen}
     entries: list[dict[str, Any]] = []
     for database, objects in _objects(cluster, contents):
@@ -55,7 +60,10 @@ def matrix(cluster: Cluster, contents: Sequence[Contents], roles: Sequence[str] 
             privileges = set().union(*(held.get(name, set()) for name in names))
             kind = objects.kind if objects.column is None else "column"
             if privileges:
-                entries.extend({"database": database, "role": role, "kind": kind, "object": name, "privileges": sorted(privileges)} for name in _names(objects))
+                entries.extend(
+                    {"database": database, "role": role, "kind": kind, "object": name, "privileges": sorted(privileges)}
+                    for name in _names(objects)
+                )
     return entries
 
 
@@ -97,7 +105,9 @@ def as_text(entries: Sequence[Mapping[str, Any]], superusers: Sequence[str]) -> 
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in entries:
         row = (entry["database"] or "", entry["kind"], entry["object"])
-        cells.setdefault(row, {})[entry["role"]] = "".join(letter for privilege, letter in LETTERS.items() if privilege in entry["privileges"])
+        cells.setdefault(row, {})[entry["role"]] = "".join(
+            letter for privilege, letter in LETTERS.items() if privilege in entry["privileges"]
+        )
     table = [["database", "kind", "object", *roles]]
     table += [[*row, *(of_row.get(role, "-") for role in roles)] for row, of_row in sorted(cells.items())]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]

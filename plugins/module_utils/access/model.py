@@ -94,7 +94,8 @@ class AbsentRole:
 class Grant:
     """Privileges of grantees on objects of one kind.
 
-    database is None for cluster-wide kinds (tablespace, parameter), schema None outside schemas. names None means all objects of the kind in the
+    database is None for cluster-wide kinds (tablespace, parameter), schema None outside schemas. names None means all objects of the kind
+    in the
     schema (for kind database and schema: the object itself, named by database or schema). A name may hold the wildcard '*'.
     privileges: upper-case words, or {'ALL'}. columns: only with kind table.
     """

@@ -60,10 +60,13 @@ _MAY_BE_ALL = frozenset({TABLE, VIEW, SEQUENCE, FUNCTION, TYPE, LARGE_OBJECT})
 _PROBLEMS: Mapping[str, Callable[[str], str | None]] = {FUNCTION: function_problem, PARAMETER: parameter_problem}
 
 
-def read_policy(document: Mapping[str, Any], passwords: Mapping[str, Any] | None = None, mode: str = "managed", path_prefix: str = "") -> Policy:
+def read_policy(
+    document: Mapping[str, Any], passwords: Mapping[str, Any] | None = None, mode: str = "managed", path_prefix: str = ""
+) -> Policy:
     """The policy of a document. Raises PolicyError with all mistakes.
 
-    passwords: role -> plain password or SCRAM verifier. mode: in managed and authoritative mode an attribute that is not said has its default.
+    passwords: role -> plain password or SCRAM verifier. mode: in managed and authoritative mode an attribute that is not said has its
+    default.
     """
     mistakes: list[Mistake] = []
     node = Node(document, "", mistakes, _TOP_KEYS)
@@ -170,7 +173,9 @@ class _Reader:
 
     def _creators(self, schema: Schema, assignments: list[Assignment]) -> list[str]:
         """The roles that make objects in the schema; a superuser who owns it is not expected to."""
-        owners = {owner for owner in (schema.owner, schema.objects_owner) if owner in self._roles and not self._roles[owner or ""].superuser}
+        owners = {
+            owner for owner in (schema.owner, schema.objects_owner) if owner in self._roles and not self._roles[owner or ""].superuser
+        }
         return sorted({each.role for each in assignments if each.profile.creates} | {owner for owner in owners if owner})
 
     def read_grants(self, container: Node, database: str | None, schema: str | None) -> None:
@@ -239,12 +244,16 @@ class _Reader:
             if closes and node.says("privileges") and not node.raw("privileges"):
                 node.mistake(
                     "",
-                    f"PostgreSQL ignores this: default privileges of a schema are added to the global ones and take nothing away. Write it under "
-                    f"databases.{database}.default_privileges, for all schemas: {{owner: {', '.join(owners)}, to: PUBLIC, type: {kind}, privileges: []}}",
+                    "PostgreSQL ignores this: default privileges of a schema are added to the global ones and take nothing "
+                    "away. Write it under "
+                    f"databases.{database}.default_privileges, for all schemas: "
+                    f"{{owner: {', '.join(owners)}, to: PUBLIC, type: {kind}, privileges: []}}",
                 )
             if not privileges and node.raw("privileges"):
                 continue  # its mistakes are noted
-            self.defaults.extend(DefaultGrant(path, database, schema, owner, kind, grantees, privileges, option) for owner in owners if grantees)
+            self.defaults.extend(
+                DefaultGrant(path, database, schema, owner, kind, grantees, privileges, option) for owner in owners if grantees
+            )
 
 
 def _grantees(node: Node) -> tuple[str, ...]:
@@ -284,7 +293,10 @@ def _default_type(node: Node, database: str, schema: str | None) -> str | None:
         node.mistake("type", f"{quoted(kind)} is not accepted{nearest(kind, DEFAULT_TYPES)}; {accepted}")
         return None
     if kind in ("schemas", "large_objects") and schema is not None:
-        node.mistake("type", f"default privileges on {kind.replace('_', ' ')} belong to no schema; write them under databases.{database}.default_privileges")
+        node.mistake(
+            "type",
+            f"default privileges on {kind.replace('_', ' ')} belong to no schema; write them under databases.{database}.default_privileges",
+        )
     return kind
 
 

@@ -32,7 +32,9 @@ def check_columns(grants: Iterable[Grant], mistakes: list[Mistake]) -> None:
             tables = [name for name in grant.names or () if _covers(other, name)]
             if both and words and tables and (other.grant_option or not grant.grant_option):
                 told = f"{', '.join(map(quoted, both))} gets {', '.join(sorted(words))} on the whole of {', '.join(map(quoted, tables))}"
-                mistakes.append(Mistake(grant.path, f"has no effect: {told} at {other.path}; leave the tables out there (except) or drop this entry"))
+                mistakes.append(
+                    Mistake(grant.path, f"has no effect: {told} at {other.path}; leave the tables out there (except) or drop this entry")
+                )
 
 
 def _covers(grant: Grant, table: str) -> bool:

@@ -80,7 +80,10 @@ def _passwords(document: Node, passwords: object) -> Mapping[str, Any]:
 def _refuse_inline_password(value: object, path: str, mistakes: list[Mistake]) -> None:
     if isinstance(value, Mapping) and "password" in value:
         mistakes.append(
-            Mistake(f"{path}.password", "passwords live apart from the policy, which holds no secret: put it into passwords (variable pg_users_passwords)")
+            Mistake(
+                f"{path}.password",
+                "passwords live apart from the policy, which holds no secret: put it into passwords (variable pg_users_passwords)",
+            )
         )
 
 
@@ -166,7 +169,9 @@ def _moment(text: str) -> datetime | None:
         return None
     year, month, day, hour, minute, second, fraction, _zone, sign, zone_hours, zone_minutes = found.groups(default="")
     try:
-        naive = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), int((fraction + "000000")[:6]))
+        naive = datetime(
+            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), int((fraction + "000000")[:6])
+        )
         offset = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
         return (naive + offset if sign == "-" else naive - offset).replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
@@ -228,7 +233,13 @@ def _memberships(node: Node, member: str) -> tuple[Membership, ...]:
             each.mistake("role", "is missing: the role to be a member of")
         role = each.text("role", _group_problem)
         entry = Membership(
-            role or "", member, each.text("grantor", one_role_problem), bool(each.boolean("admin", False)), each.boolean("inherit"), each.boolean("set"), path
+            role or "",
+            member,
+            each.text("grantor", one_role_problem),
+            bool(each.boolean("admin", False)),
+            each.boolean("inherit"),
+            each.boolean("set"),
+            path,
         )
         if role is None:
             continue
@@ -266,7 +277,9 @@ def _check_memberships(document: Node, roles: list[Role], absent: list[AbsentRol
             if entry.role == role.name:
                 document.mistakes.append(Mistake(entry.path, "a role cannot be a member of itself"))
             document.mistakes.extend(
-                Mistake(entry.path, f"role {quoted(name)} is declared absent") for name in (entry.role, entry.grantor) if name is not None and name in gone
+                Mistake(entry.path, f"role {quoted(name)} is declared absent")
+                for name in (entry.role, entry.grantor)
+                if name is not None and name in gone
             )
         cycle = _cycle(role.name, edges)
         if cycle and role.name == min(cycle) and len(cycle) > 2:

@@ -93,7 +93,9 @@ def read_assignments(schema: Node, profiles: Mapping[str, Profile]) -> list[Assi
             continue
         profile = profiles[str(name)]
         if excluding and not profile.privileges["tables"]:
-            schema.mistakes.append(Mistake(f"{path}.except", f"leaves out tables, but profile {quoted(profile.name)} gives nothing on tables"))
+            schema.mistakes.append(
+                Mistake(f"{path}.except", f"leaves out tables, but profile {quoted(profile.name)} gives nothing on tables")
+            )
         found.append(Assignment(role, profile, excluding, path))
     return found
 
@@ -121,7 +123,9 @@ def expand(database: str, schema: Schema, assignments: list[Assignment], creator
             excluding = each.excluding if kind == TABLE else ()
             grants.append(Grant(each.path, kind, (each.role,), words[key], database, schema.name, excluding=excluding))
             defaults.extend(
-                DefaultGrant(each.path, database, schema.name, creator, key, (each.role,), words[key]) for creator in creators if creator != each.role
+                DefaultGrant(each.path, database, schema.name, creator, key, (each.role,), words[key])
+                for creator in creators
+                if creator != each.role
             )
     return grants, defaults
 

@@ -106,7 +106,9 @@ def contents_of_new(template: Contents, name: str) -> Contents:
     return replace(template, database=name, objects=objects, owned={})
 
 
-def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> tuple[Plan, frozenset[str]]:
+def reconcile_database(
+    scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents
+) -> tuple[Plan, frozenset[str]]:
     """The plan for one database, and the kinds of objects whose names it lacks."""
     name = database.name
     changes: list[Change] = []

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Declared and actual default privileges -> ALTER DEFAULT PRIVILEGES statements. Pure: no connection.
 
-Default privileges of a schema are added to the global ones and cannot take anything away from them, and the global ones replace the built-in
-ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES). A global list with nobody in it counts as none: PUBLIC then gets what is built in.
+Default privileges of a schema are added to the global ones and cannot take anything away from them, and the global ones replace the
+built-in
+ones (PostgreSQL documentation, ALTER DEFAULT PRIVILEGES). A global list with nobody in it counts as none: PUBLIC then gets what is built
+in.
 So no list is left empty, and where one would be, its owner comes back into it.
 """
 

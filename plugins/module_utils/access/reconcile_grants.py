@@ -90,7 +90,10 @@ def declared_rights(scope: Scope, objects: ObjectClass, grants: Iterable[Grant] 
 
 
 def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str]] = frozenset()) -> list[Step]:
-    """What turns the actual rights on the objects into the declared ones. gone: (grantee, privilege) that an earlier statement has taken."""
+    """What turns the actual rights on the objects into the declared ones.
+
+    gone: (grantee, privilege) that an earlier statement has taken.
+    """
     declared = declared_rights(scope, objects)
     if objects.column is not None:
         # Beside the same right on the whole table a column right says nothing, and it goes with that one: neither given nor taken.
@@ -173,7 +176,8 @@ def _revocations(
         lost = tuple(sorted(passed_on.get((entry.grantee, entry.privilege), ())))
         grouped.setdefault((_REVOKE, entry.grantee, entry.grantor, lost), set()).add(entry.privilege)
     return [
-        Step(action, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost) for (action, grantee, grantor, lost), privileges in grouped.items()
+        Step(action, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost)
+        for (action, grantee, grantor, lost), privileges in grouped.items()
     ]
 
 
@@ -203,7 +207,9 @@ def _loses_option(
     sources = [entry for entry in by_others if entry.grantee == grantor and entry.privilege == privilege and entry.grantable]
     if not sources:
         return (grantor, privilege) in taken
-    return all(entry in going or _loses_option(entry.grantor, privilege, taken, kept, by_others, going, seen | {grantor}) for entry in sources)
+    return all(
+        entry in going or _loses_option(entry.grantor, privilege, taken, kept, by_others, going, seen | {grantor}) for entry in sources
+    )
 
 
 def needs_names(scope: Scope, objects: Iterable[ObjectClass]) -> frozenset[str]:
@@ -241,7 +247,9 @@ def _with_entry(pair: tuple[ObjectClass, Step], may_enter: set[tuple[str | None,
     return objects, replace(step, through_schema=needed)
 
 
-def _with_undeclared(scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Contents | None) -> Iterable[ObjectClass]:
+def _with_undeclared(
+    scope: Scope, objects: Sequence[ObjectClass], tables: Sequence[ObjectClass], contents: Contents | None
+) -> Iterable[ObjectClass]:
     """The columns that carry an ACL, and those that the policy grants on but which have none yet."""
     known: set[tuple[str | None, str | None, str | None]] = set()
     for each in objects:
@@ -257,7 +265,9 @@ def _with_undeclared(scope: Scope, objects: Sequence[ObjectClass], tables: Seque
                 key = (table.schema, table.name, column)
                 if column in existing and key not in known:
                     known.add(key)
-                    yield ObjectClass(TABLE, table.owner, (), table.database, table.schema, table.name, (table.name,), column, relkind=table.relkind)
+                    yield ObjectClass(
+                        TABLE, table.owner, (), table.database, table.schema, table.name, (table.name,), column, relkind=table.relkind
+                    )
 
 
 def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]]) -> list[Change]:

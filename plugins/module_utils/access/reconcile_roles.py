@@ -29,11 +29,16 @@ _FLAGS: Sequence[tuple[str, str]] = (
     ("bypassrls", "BYPASSRLS"),
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_BLANK = Role("", False, False, False, False, True, False, False, -1, "infinity", None, password="")  # what CREATE ROLE without options makes
+_BLANK = Role(
+    "", False, False, False, False, True, False, False, -1, "infinity", None, password=""
+)  # what CREATE ROLE without options makes
 
 
 def plan_roles(scope: Scope, cluster: Cluster, iterations: int | None) -> list[Change]:
-    """Roles with their attributes, passwords, comments and server-wide settings. iterations: of new SCRAM verifiers, None for the server's own."""
+    """Roles with their attributes, passwords, comments and server-wide settings.
+
+    iterations: of new SCRAM verifiers, None for the server's own.
+    """
     changes: list[Change] = []
     for role in scope.policy.roles:
         actual = cluster.roles.get(role.name)
@@ -52,7 +57,10 @@ def plan_roles(scope: Scope, cluster: Cluster, iterations: int | None) -> list[C
 
 
 def plan_own_password(scope: Scope, cluster: Cluster, iterations: int | None) -> list[Change]:
-    """The password of the role that applies the plan. It comes after everything else, because the run logs in with the old one until then."""
+    """The password of the role that applies the plan.
+
+    It comes after everything else, because the run logs in with the old one until then.
+    """
     role = scope.declared.get(cluster.applying)
     return _password(role, cluster.roles.get(cluster.applying), cluster, iterations) if role else []
 
@@ -123,7 +131,10 @@ def _password(role: Role, actual: Role | None, cluster: Cluster, iterations: int
 
 
 def plan_settings(scope: Scope, cluster: Cluster, database: str | None, named: Sequence[str]) -> list[Change]:
-    """Per-role settings: server-wide ones (database None, and those for databases that the policy does not name), or those for one database."""
+    """Per-role settings.
+
+    Server-wide ones (database None, and those for databases that the policy does not name), or those for one database.
+    """
     changes: list[Change] = []
     for role in scope.policy.roles:
         actual_role = cluster.roles.get(role.name)
@@ -201,7 +212,9 @@ def _membership_decisions(scope: Scope, cluster: Cluster) -> tuple[list[Membersh
                 revocations.extend(entry for entry in entries if entry is not keep and not _is_creators(entry, cluster))
             declared.append((wanted[pair], keep))
         else:
-            revocations.extend(entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_creators(entry, cluster))
+            revocations.extend(
+                entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_creators(entry, cluster)
+            )
     return revocations, declared
 
 
@@ -228,7 +241,11 @@ def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None,
         if options == before:
             return []
         listed = ", ".join(f"{name} {'TRUE' if value else 'FALSE'}" for name, value in options.items())
-        return [_membership_change(wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+MEMBER ({listed})")]
+        return [
+            _membership_change(
+                wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+MEMBER ({listed})"
+            )
+        ]
     if keep is None or (wanted.admin and not keep.admin):
         ending = " WITH ADMIN OPTION" if wanted.admin else ""
         return [_membership_change(wanted, "GRANT", "", ending, None, f"+MEMBER{ending}")]
@@ -288,7 +305,9 @@ def password_notes(scope: Scope, cluster: Cluster) -> list[str]:
     for role in scope.policy.roles:
         actual = cluster.roles.get(role.name)
         if role.password and actual is not None and actual.password is None:
-            notes.append(f"the stored verifier of role {role.name} may not be read by {cluster.applying}, so its password was left as it is")
+            notes.append(
+                f"the stored verifier of role {role.name} may not be read by {cluster.applying}, so its password was left as it is"
+            )
         elif not role.password and role.login and role.has_password is None and actual is not None and actual.password is not None:
             found = scram.kind(actual.password)
             if found == "md5":
@@ -297,7 +316,10 @@ def password_notes(scope: Scope, cluster: Cluster) -> list[str]:
 
 
 def membership_notes(scope: Scope, cluster: Cluster) -> list[str]:
-    """Members of declared roles that stay without being declared: superusers, who have every right anyway, and those who have made the role."""
+    """Members of declared roles that stay without being declared.
+
+    Superusers, who have every right anyway, and those who have made the role.
+    """
     found: dict[tuple[str, str], set[str]] = {}
     for entry in cluster.memberships if scope.mode != "additive" else ():
         if entry.role not in scope.declared or entry.member in scope.managed or entry.member in (cluster.applying, cluster.bootstrap):

@@ -184,7 +184,9 @@ def normalized_signature(signature: str) -> str:
 def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, ...]) -> Scope:
     """The scope of a policy on a server. A superuser whom the policy makes an ordinary role is in it."""
     declared = {role.name: role for role in policy.roles}
-    superusers = {name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)}
+    superusers = {
+        name for name, role in cluster.roles.items() if role.superuser and not (name in declared and declared[name].superuser is False)
+    }
     grants: dict[tuple[str | None, str, str | None], list[Grant]] = {}
     grants_in: dict[str | None, list[Grant]] = {}
     for grant in policy.grants:

@@ -65,7 +65,9 @@ class Holding:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in one database. schemas: name -> (owner, comment). named: (kind, schema, name) of the objects that the policy names and that exist.
+    """What is in one database.
+
+    schemas: name -> (owner, comment). named: (kind, schema, name) of the objects that the policy names and that exist.
 
     columns: (schema, table) -> its columns, for tables whose columns the policy names.
     owned: role -> objects it owns here, in the server's words, for roles that are to go.

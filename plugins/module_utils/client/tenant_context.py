@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tenant of a transaction, for applications whose PostgreSQL isolates tenants by row-level security.
 
-One file without dependencies: import it from the collection, or copy it into the application. It sets the tenant for one transaction and never for a
+One file without dependencies: import it from the collection, or copy it into the application. It sets the tenant for one transaction and
+never for a
 session, so that a connection that goes back to a pool, or to PgBouncer in transaction mode, carries nothing to whoever gets it next.
 
     with tenant(connection, 42):                     psycopg 3 and psycopg2
@@ -76,7 +77,9 @@ def set_tenant(connection: Any, value: Tenant, *, setting: str = SETTING) -> Non
     """
     parameters = _parameters(value, setting)
     if connection.autocommit and connection.info.transaction_status != _IN_TRANSACTION:
-        raise OutsideTransactionError("the connection is in autocommit mode and in no transaction: the tenant would be gone with the statement that sets it")
+        raise OutsideTransactionError(
+            "the connection is in autocommit mode and in no transaction: the tenant would be gone with the statement that sets it"
+        )
     with connection.cursor() as cursor:
         cursor.execute(_POSITIONAL, parameters)
         _check(cursor.fetchone())
@@ -117,7 +120,9 @@ async def tenant_async(connection: Any, value: Tenant, *, setting: str = SETTING
 
 def _check_idle(connection: Any) -> None:
     if connection.info.transaction_status != _IDLE:
-        raise TenantError("a transaction is open already, whose earlier statements had no tenant or another one: end it, or use set_tenant in it")
+        raise TenantError(
+            "a transaction is open already, whose earlier statements had no tenant or another one: end it, or use set_tenant in it"
+        )
 
 
 # SQLAlchemy 2
@@ -192,8 +197,10 @@ def tenant_atomic(value: Tenant, *, using: str | None = None, setting: str = SET
 class TenantMiddleware:
     """Runs each request of Django in a transaction for its tenant.
 
-    settings.TENANT_OF_REQUEST: a function, or its dotted path, that gives the tenant of a request; None for one without, which then sees no rows.
-    settings.TENANT_SETTING: the name of the setting, if it is not the usual one. What is streamed after the view has returned is outside the transaction.
+    settings.TENANT_OF_REQUEST: a function, or its dotted path, that gives the tenant of a request; None for one without, which then sees
+    no rows.
+    settings.TENANT_SETTING: the name of the setting, if it is not the usual one. What is streamed after the view has returned is outside
+    the transaction.
     """
 
     sync_capable = True

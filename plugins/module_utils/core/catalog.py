@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What several domains read from the system catalogs, and the SQL for it: roles, memberships, ACLs, users' schemas, members of extensions."""
+"""What several domains read from the system catalogs, and the SQL for it.
+
+Roles, memberships, ACLs, users' schemas, members of extensions.
+"""
 
 from __future__ import annotations
 

@@ -246,7 +246,8 @@ class Database:
             "SELECT a.pid, a.usename, a.state, extract(epoch FROM pg_catalog.now() - a.xact_start)::int"
             " FROM pg_catalog.pg_stat_activity a"
             " WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() AND EXISTS ("
-            " SELECT FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype IN ('relation', 'advisory', 'tuple', 'object'))"
+            " SELECT FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype IN ('relation', 'advisory', "
+            "'tuple', 'object'))"
             " ORDER BY a.xact_start NULLS LAST LIMIT 3"
         )
         return "; ".join(f"process {pid} of {user} ({state}, {seconds} s in its transaction)" for pid, user, state, seconds in rows)

@@ -161,7 +161,11 @@ class Node:
         found: dict[str, None] = {}
         for position, item in enumerate(value if listed else [value]):
             place = f"{self.at(key)}[{position}]" if listed else self.at(key)
-            wrong = problem(item) if isinstance(item, str) else f"must be a name, not {told(item)}" + (" (quote it)" if _is_scalar(item) else "")
+            wrong = (
+                problem(item)
+                if isinstance(item, str)
+                else f"must be a name, not {told(item)}" + (" (quote it)" if _is_scalar(item) else "")
+            )
             if wrong:
                 self.mistakes.append(Mistake(place, wrong))
             else:

@@ -68,7 +68,8 @@ class Service:
 class ClusterFacts:
     """A running server. Paths are None where the role may not see them.
 
-    local: the process that serves this session is on this host, a child of the server whose files these are, and the configuration file can be
+    local: the process that serves this session is on this host, a child of the server whose files these are, and the configuration file
+    can be
     read. bin_directory: where the running server's own
     program is. managed: a provider runs it, so that there are no files and no superuser.
     """
@@ -109,7 +110,9 @@ def read_facts(database: Database) -> ClusterFacts:
     backend, started = database.query(_SESSION)[0]
     pid = _postmaster(data_directory, settings.get("external_pid_file"), backend, started)
     executable = _executable(pid)
-    provider = bool(database.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ANY(%(names)s))", {"names": list(_PROVIDER_ROLES)}))
+    provider = bool(
+        database.value("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ANY(%(names)s))", {"names": list(_PROVIDER_ROLES)})
+    )
     patroni = bool(database.value(_UNDER_PATRONI))
     bin_directory = os.path.dirname(executable) if executable else _asked(database, _MAY_ASK_BUILD, _BIN_DIRECTORY)
     return ClusterFacts(
@@ -159,7 +162,8 @@ def _libraries(database: Database) -> tuple[str, ...]:
 def _postmaster(data_directory: str | None, external_pid_file: str | None, backend: int, started: float) -> int | None:
     """The process id of the server, if it runs on this host. Raises nothing: what may not be read is not known.
 
-    Another server may report the same paths (a standby of this one, a container made of the same image). It is this one where the session's own
+    Another server may report the same paths (a standby of this one, a container made of the same image). It is this one where the
+    session's own
     process is its child, and where it was started when the session says so.
     """
     places = [f"{data_directory}/postmaster.pid" if data_directory else None, external_pid_file or None]

@@ -122,12 +122,15 @@ def remove(path: str) -> None:
 def reload(server: Server, database: Database, timeout: float = 10.0, *, recovering: bool = False) -> None:
     """Have the server read its files again, and wait until sessions that begin now see them.
 
-    recovering: what is loaded now may keep new sessions out, so they are tried until they are accepted. Raises BulwarkError where the server does not
+    recovering: what is loaded now may keep new sessions out, so they are tried until they are accepted. Raises BulwarkError where the
+    server does not
     do it within `timeout` seconds, or, unless recovering, where a new session is refused.
     """
     before = database.value("SELECT pg_catalog.clock_timestamp()")
     if not database.value("SELECT pg_catalog.pg_reload_conf()"):
-        raise BulwarkError("the server could not be made to reload its configuration (pg_reload_conf() returned false; see the server's log)")
+        raise BulwarkError(
+            "the server could not be made to reload its configuration (pg_reload_conf() returned false; see the server's log)"
+        )
     deadline = time.monotonic() + timeout
     refused = ""
     while True:

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes of a server's configuration, installed as one: put in place, checked by the server, loaded, proved by a new session, or undone."""
+"""Changes of a server's configuration, installed as one.
+
+Put in place, checked by the server, loaded, proved by a new session, or undone.
+"""
 
 from __future__ import annotations
 
@@ -94,8 +97,10 @@ def _nothing(_database: Database) -> None:
 class Installation:
     """What is installed as one.
 
-    prove: raises BulwarkError where the server, once it has loaded the changes, does not work as it should. restored: for the message of a failure:
-    what is as it was. check: raises BulwarkError where the server says that it would not take the changes. loads: whether the server has to load
+    prove: raises BulwarkError where the server, once it has loaded the changes, does not work as it should. restored: for the message of
+    a failure:
+    what is as it was. check: raises BulwarkError where the server says that it would not take the changes. loads: whether the server has
+    to load
     anything.
     """
 
@@ -107,7 +112,10 @@ class Installation:
 
 
 def install(server: Server, installation: Installation) -> None:
-    """Make the changes true. Raises BulwarkError; files, settings and what the server has loaded are then as they were, or the message says what to do."""
+    """Make the changes true.
+
+    Raises BulwarkError; files, settings and what the server has loaded are then as they were, or the message says what to do.
+    """
     with server.connect() as database:
         database.without_timeouts()
         _lock(database)
@@ -124,7 +132,9 @@ def install(server: Server, installation: Installation) -> None:
         except BaseException as error:
             problem = _take_back(server, database, undo, loading)
             if problem:
-                raise BulwarkError(f"{error}; and the way back failed: {problem}. Restore the configuration by hand and reload the server") from None
+                raise BulwarkError(
+                    f"{error}; and the way back failed: {problem}. Restore the configuration by hand and reload the server"
+                ) from None
             if isinstance(error, BulwarkError):
                 raise BulwarkError(f"{error}; {installation.restored}") from None
             raise
@@ -136,7 +146,9 @@ def _lock(database: Database) -> None:
     try:
         database.query("SELECT pg_catalog.pg_advisory_lock(%(key)s)", {"key": _LOCK})
     except StatementError as error:
-        raise BulwarkError(f"another run has been changing this server's configuration for {_LOCK_TIMEOUT} s; run again ({error})") from None
+        raise BulwarkError(
+            f"another run has been changing this server's configuration for {_LOCK_TIMEOUT} s; run again ({error})"
+        ) from None
     database.execute("SET lock_timeout = 0")
 
 
@@ -168,7 +180,8 @@ class PatroniChange:
 def install_by_patroni(patroni: Patroni, change: PatroniChange, missing: Callable[[bool], str | None]) -> None:
     """Send a change, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was.
 
-    missing: what the server does not have yet, None where it has everything; asked with True for the last time, when it has had time enough.
+    missing: what the server does not have yet, None where it has everything; asked with True for the last time, when it has had time
+    enough.
     """
     patroni.patch(change.patch)
     try:

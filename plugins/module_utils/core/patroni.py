@@ -23,7 +23,10 @@ class Patroni:
     """One member's REST interface. Each method raises BulwarkError that says what to look at."""
 
     def __init__(self, open_url: Callable[..., Any], url: str, *, user: str | None, password: str | None, ca_cert: str | None) -> None:
-        """open_url: sends a request, as ansible.module_utils.urls.open_url does. ca_cert: file of the authorities that the certificate may come from."""
+        """open_url: sends a request, as ansible.module_utils.urls.open_url does.
+
+        ca_cert: file of the authorities that the certificate may come from.
+        """
         self.url = url.rstrip("/")
         self._open_url = open_url
         # Sent with the first request, since Patroni's answer to one without is no challenge that urllib knows.
@@ -46,7 +49,9 @@ class Patroni:
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": "application/json"}
         try:
-            answer = self._open_url(self.url + path, data=data, method=method, headers=headers, timeout=_TIMEOUT, ca_path=self._ca_cert, **self._login)
+            answer = self._open_url(
+                self.url + path, data=data, method=method, headers=headers, timeout=_TIMEOUT, ca_path=self._ca_cert, **self._login
+            )
             found = json.loads(answer.read())
         except HTTPError as error:
             raise BulwarkError(self._refused(method, path, error.code)) from None

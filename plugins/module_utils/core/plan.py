@@ -31,7 +31,8 @@ class Change:
     """One step: the object it is about, a description for a person, and the SQL.
 
     database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
-    granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that somebody once
+    granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that
+    somebody once
     granted to a role, not PUBLIC's.
     """
 
@@ -193,7 +194,10 @@ def _run_together(database: Database, steps: Sequence[Change]) -> None:
 
 
 def apply_planned(database: Database, planned: Plan, still_left: Callable[[], Plan], patience: Patience) -> int:
-    """As apply_in_transaction. Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew."""
+    """As apply_in_transaction.
+
+    Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew.
+    """
     for retries in range(patience.retries + 1):
         try:
             return retries + apply_in_transaction(database, planned.changes, still_left, patience)

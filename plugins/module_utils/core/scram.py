@@ -85,7 +85,8 @@ def matches(given: str, stored: str, iterations: int | None = None) -> bool:
 def _prepared(password: str) -> bytes:
     """SASLprep (RFC 4013) as PostgreSQL does it: the raw bytes where it fails.
 
-    Two things are PostgreSQL's own: a character that is both a space and mapped to nothing becomes a space, and what is prohibited is looked for
+    Two things are PostgreSQL's own: a character that is both a space and mapped to nothing becomes a space, and what is prohibited is
+    looked for
     before the normalization.
     """
     mapped = "".join(_mapped(character) for character in password)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Patroni's own sessions, and the standbys that it manages.
 _SESSIONS = """
-SELECT DISTINCT a.usename::text, COALESCE(a.datname::text, ''), pg_catalog.host(a.client_addr), COALESCE(s.ssl, false), a.backend_type = 'walsender'
+SELECT DISTINCT a.usename::text, COALESCE(a.datname::text, ''), pg_catalog.host(a.client_addr), COALESCE(s.ssl, false), a.backend_type =
+ 'walsender'
 FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_ssl s USING (pid)
 WHERE a.application_name LIKE 'Patroni%' OR (a.backend_type = 'walsender' AND a.datname IS NULL)
 """

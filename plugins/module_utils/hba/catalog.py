@@ -31,7 +31,7 @@ SELECT pg_catalog.pg_conf_load_time() < f.modification FROM pg_catalog.pg_stat_f
 """
 
 _ERRORS = {
-    True: "SELECT file_name, line_number, error FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY rule_number, line_number",
+    True: "SELECT file_name, line_number, error FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY rule_number, 2",
     False: "SELECT NULL, line_number, error FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number",
 }
 

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes the rules true without locking anybody out: foreseen by first match, checked by the server, tried by a new connection, or put back."""
+"""Makes the rules true without locking anybody out.
+
+Foreseen by first match, checked by the server, tried by a new connection, or put back.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,9 @@ def _check_reach(facts: ClusterFacts) -> None:
         whose = "the provider's own interface does (security groups, networks)" if facts.managed else "connect as a superuser"
         raise BulwarkError(f'the role "{facts.role}" may not check the rules of this server: {whose}')
     if not facts.local:
-        raise BulwarkError("the server's pg_hba.conf is not on this host, or may not be read: run this on the server's host, as its account")
+        raise BulwarkError(
+            "the server's pg_hba.conf is not on this host, or may not be read: run this on the server's host, as its account"
+        )
 
 
 def _with_expected(state: State, options: Options) -> State:
@@ -132,8 +137,13 @@ def _check_own(policy: Policy, state: State, options: Options) -> None:
     problem = _own_problem(answer, policy, state, options)
     if problem:
         own = state.own
-        where = "through the Unix socket" if own.address is None else f"from {own.address}{' with TLS' if own.encrypted else ' without TLS'}"
-        raise BulwarkError(f'these rules would lock out "{own.role}", who applies them {where} to database "{own.database}": {problem}; nothing was changed')
+        where = (
+            "through the Unix socket" if own.address is None else f"from {own.address}{' with TLS' if own.encrypted else ' without TLS'}"
+        )
+        raise BulwarkError(
+            f'these rules would lock out "{own.role}", who applies them {where} to database "{own.database}": {problem}; '
+            "nothing was changed"
+        )
 
 
 def _own_problem(answer: Answer, policy: Policy, state: State, options: Options) -> str | None:
@@ -161,7 +171,10 @@ def _peer_fits(name: str | None, policy: Policy, state: State) -> bool:
 
 
 def apply(server: Server, planned: Planned, patroni: Patroni) -> None:
-    """Put the files in place, have the server check them, reload, and connect anew. Raises BulwarkError; the files are then as they were."""
+    """Put the files in place, have the server check them, reload, and connect anew.
+
+    Raises BulwarkError; the files are then as they were.
+    """
     if planned.change is not None:
         apply_patroni(server, patroni, planned.change, planned.policy, planned.facts)
         return

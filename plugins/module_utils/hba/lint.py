@@ -28,11 +28,23 @@ _WEAK = {
 
 def lint(rules: Sequence[Rule], problems: Sequence[Problem], state: State) -> list[Finding]:
     """The findings, those of the whole file first, then in the order of the rules."""
-    found = [Finding("unreadable", "high", f"the server does not take this line: {each.shown}", "", each.file, each.line) for each in problems]
+    found = [
+        Finding("unreadable", "high", f"the server does not take this line: {each.shown}", "", each.file, each.line) for each in problems
+    ]
     if state.stale:
-        found.append(Finding("not_loaded", "high", f"the server has not read the file since it was changed: {', '.join(state.stale)}", file=state.stale[0]))
+        found.append(
+            Finding(
+                "not_loaded",
+                "high",
+                f"the server has not read the file since it was changed: {', '.join(state.stale)}",
+                file=state.stale[0],
+            )
+        )
     for position, rule in enumerate(rules):
-        found += [Finding(code, severity, message, str(rule), rule.file, rule.line) for code, severity, message in _of(rule, rules[:position], state)]
+        found += [
+            Finding(code, severity, message, str(rule), rule.file, rule.line)
+            for code, severity, message in _of(rule, rules[:position], state)
+        ]
     return found
 
 

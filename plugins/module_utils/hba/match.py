@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which rule a connection hits: the first that matches, as the server decides it. Pure.
 
-What only the server could know (the name of a host, the addresses of its interfaces, an expression that Python reads in another way) makes a match
+What only the server could know (the name of a host, the addresses of its interfaces, an expression that Python reads in another way)
+makes a match
 uncertain, and the answer says so instead of guessing.
 """
 
@@ -64,7 +65,9 @@ def first_match(rules: Sequence[Rule], question: Question, members: Mapping[str,
     return Answer(question, None, tuple(maybe))
 
 
-def ask(rules: Sequence[Rule], question: Question, members: Mapping[str, frozenset[str]], major: int, encrypted: bool | None) -> dict[str, Any]:
+def ask(
+    rules: Sequence[Rule], question: Question, members: Mapping[str, frozenset[str]], major: int, encrypted: bool | None
+) -> dict[str, Any]:
     """The answer, with TLS and without where the question does not say which, and whether the connection must be encrypted."""
     if question.address is None or encrypted is not None:
         return first_match(rules, replace(question, encrypted=bool(encrypted)), members, major).told()

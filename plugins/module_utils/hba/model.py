@@ -16,7 +16,23 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 TYPES = ("local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc")
 ANYWHERE = ("0.0.0.0/0", "::/0", "all")
 
-METHODS = ("trust", "reject", "scram-sha-256", "md5", "password", "gss", "sspi", "ident", "peer", "ldap", "radius", "cert", "pam", "bsd", "oauth")
+METHODS = (
+    "trust",
+    "reject",
+    "scram-sha-256",
+    "md5",
+    "password",
+    "gss",
+    "sspi",
+    "ident",
+    "peer",
+    "ldap",
+    "radius",
+    "cert",
+    "pam",
+    "bsd",
+    "oauth",
+)
 WEAK = ("trust", "password", "md5", "ident")
 # Options whose values are secrets: they are in the files and in Patroni's configuration, and nowhere else.
 SECRET_OPTIONS = ("ldapbindpasswd", "radiussecrets")
@@ -79,7 +95,9 @@ class Rule:
             "type": self.type,
             "databases": [written(token) for token in self.databases],
             "roles": [written(token) for token in self.roles],
-            "address": None if self.address is None else " ".join(written(Token(part, self.address.quoted)) for part in address_parts(self.address)),
+            "address": None
+            if self.address is None
+            else " ".join(written(Token(part, self.address.quoted)) for part in address_parts(self.address)),
             "method": self.method,
             "options": dict(self.shown_options),
             "file": self.file,

@@ -30,7 +30,10 @@ _PLAIN = ("host", "hostnossl", "hostnogssenc")
 
 @dataclass(frozen=True)
 class Permissions:
-    """What a policy has to ask for by name. plain: connections without encryption. weak: methods that do not authenticate the client well."""
+    """What a policy has to ask for by name.
+
+    plain: connections without encryption. weak: methods that do not authenticate the client well.
+    """
 
     plain: bool = False
     weak: bool = False
@@ -45,16 +48,26 @@ class Policy:
 
 
 def read_policy(
-    document: Any, ident: Any, administrators: Iterable[str], reject_rest: bool, permissions: Permissions, state: State, path_prefix: str = ""
+    document: Any,
+    ident: Any,
+    administrators: Iterable[str],
+    reject_rest: bool,
+    permissions: Permissions,
+    state: State,
+    path_prefix: str = "",
 ) -> Policy:
     """Check the document against the server's roles and databases. Raises PolicyError with every mistake.
 
-    document: the list of rules. ident: map name -> list of system_user and role, or None. administrators: roles that get a rule of their own, first.
+    document: the list of rules. ident: map name -> list of system_user and role, or None. administrators: roles that get a rule of their
+    own, first.
     """
     mistakes: list[Mistake] = []
     root = Node({"rules": document, "ident": ident}, "", mistakes, ["rules", "ident"])
     mappings = None if ident is None else tuple(_mappings(root, mistakes))
-    first = [Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators") for role in administrators]
+    first = [
+        Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators")
+        for role in administrators
+    ]
     rules = [rule for value, path in root.entries("rules") for rule in _rules(value, path, mistakes, state)]
     rules = [*first, *(rule for rule in rules if rule not in first)]
     _check_rules(rules, mappings if mappings is not None else state.mappings, permissions, state, mistakes, path_prefix)
@@ -149,7 +162,9 @@ def _token(item: Any, place: str, words: tuple[str, ...], mistakes: list[Mistake
     literal = isinstance(item, Mapping)
     name = Node(item, place, mistakes, ["name"]).raw("name") if literal else item
     if not isinstance(name, str):
-        mistakes.append(Mistake(place, f"must be a name, not {told(name)}" + (" (quote it)" if isinstance(name, (bool, int, float)) else "")))
+        mistakes.append(
+            Mistake(place, f"must be a name, not {told(name)}" + (" (quote it)" if isinstance(name, (bool, int, float)) else ""))
+        )
         return None
     wrong = _one_line(name) or ("a name must not be empty" if not name.strip("+") else None)
     if wrong is None and name.startswith("/") and state.major < 16 and not literal:
@@ -211,7 +226,10 @@ def _address(item: Any) -> tuple[str | None, Token]:
     except ValueError:
         pass
     try:
-        return f"{quoted(item)} has bits beyond its prefix; did you mean {ipaddress.ip_network(item, strict=False)}, or {address} alone?", Token("")
+        return (
+            f"{quoted(item)} has bits beyond its prefix; did you mean {ipaddress.ip_network(item, strict=False)}, or {address} alone?",
+            Token(""),
+        )
     except ValueError:
         return f"{quoted(item)} is no network: the part after / is a number from 0 to {address.max_prefixlen}", Token("")
 
@@ -241,7 +259,9 @@ def _mappings(root: Node, mistakes: list[Mistake]) -> Iterable[UserMapping]:
                 yield UserMapping(Token(name, True), Token(user, True), Token(role, True))
 
 
-def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake], path_prefix: str) -> None:
+def _check_rules(
+    rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake], path_prefix: str
+) -> None:
     maps = {mapping.map.text for mapping in mappings}
     for position, rule in enumerate(rules):
         if rule.type in _PLAIN and rule.method != "reject" and not permissions.plain:
@@ -249,7 +269,9 @@ def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions
         if rule.method in WEAK and not permissions.weak:
             mistakes.append(
                 Mistake(
-                    rule.path, f"method {rule.method} does not authenticate the client well enough; use scram-sha-256, cert or peer, or set allow_weak: true"
+                    rule.path,
+                    f"method {rule.method} does not authenticate the client well enough; use scram-sha-256, cert or peer, or "
+                    "set allow_weak: true",
                 )
             )
         wanted = rule.option("map")
@@ -257,7 +279,9 @@ def _check_rules(rules: list[Rule], mappings: Iterable[UserMapping], permissions
             mistakes.append(Mistake(rule.path, f"there is no map {quoted(wanted)} in ident{nearest(wanted, maps)}"))
         missing = [("role", token.text.lstrip("+"), set(state.roles)) for token in unknown_roles(rule, state)]
         missing += [("database", token.text, set(state.databases)) for token in unknown_databases(rule, state)]
-        mistakes.extend(Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing)
+        mistakes.extend(
+            Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing
+        )
         above = next((each for each in rules[:position] if covers(each, rule)), None)
         if above is not None:
             mistakes.append(Mistake(rule.path, f"no connection would reach it: {path_prefix}{above.path} takes them all ({above})"))

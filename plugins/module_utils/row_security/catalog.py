@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads the tables of some schemas with their policies, and the roles. Allowed in a read-only session; takes no lock but that of reading."""
+"""Reads the tables of some schemas with their policies, and the roles.
+
+Allowed in a read-only session; takes no lock but that of reading.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ SELECT f.conrelid::bigint, f.conname, pn.nspname, p.relname,
   JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number),
  (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position) FROM pg_catalog.unnest(f.confkey) WITH ORDINALITY k(number, position)
   JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.number),
- EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = f.conkey[1])
+ EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] =
+ f.conkey[1])
 FROM pg_catalog.pg_constraint f JOIN pg_catalog.pg_class c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  JOIN pg_catalog.pg_class p ON p.oid = f.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
 WHERE f.contype = 'f' AND n.nspname = ANY(%(schemas)s)
@@ -57,7 +61,8 @@ WHERE f.contype = 'f' AND n.nspname = ANY(%(schemas)s)
 
 _POLICIES = """
 SELECT p.polrelid::bigint, p.polname, p.polpermissive, p.polcmd,
- (SELECT pg_catalog.array_agg(COALESCE(r.rolname::text, %(public)s)) FROM pg_catalog.unnest(p.polroles) o LEFT JOIN pg_catalog.pg_roles r ON r.oid = o),
+ (SELECT pg_catalog.array_agg(COALESCE(r.rolname::text, %(public)s)) FROM pg_catalog.unnest(p.polroles) o LEFT JOIN pg_catalog.pg_roles r
+ ON r.oid = o),
  pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
  pg_catalog.obj_description(p.oid, 'pg_policy')
 FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -69,7 +74,8 @@ WHERE n.nspname = ANY(%(schemas)s){one} ORDER BY p.polname
 _VIEWS = """
 WITH RECURSIVE direct(view, relation) AS (
  SELECT DISTINCT w.ev_class, d.refobjid FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_depend d ON d.objid = w.oid
- WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> w.ev_class),
+ WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND
+ d.refobjid <> w.ev_class),
 reads(view, relation) AS (
  SELECT view, relation FROM direct UNION SELECT r.view, d.relation FROM reads r JOIN direct d ON d.view = r.relation)
 SELECT n.nspname, c.relname, c.relkind = 'm', pg_catalog.pg_get_userbyid(c.relowner),
@@ -102,15 +108,22 @@ def read_schemas(database: Database) -> frozenset[str]:
     return frozenset(name for (name,) in database.query(_SCHEMAS))
 
 
-def read_tables(database: Database, schemas: Iterable[str], column: str, roles: Iterable[str], only: tuple[str, str] | None = None) -> tuple[Table, ...]:
-    """The tables of the schemas, sorted, with the column of this name and what these roles may do. only: schema and name of the one to read."""
+def read_tables(
+    database: Database, schemas: Iterable[str], column: str, roles: Iterable[str], only: tuple[str, str] | None = None
+) -> tuple[Table, ...]:
+    """The tables of the schemas, sorted, with the column of this name and what these roles may do.
+
+    only: schema and name of the one to read.
+    """
     parameters: dict[str, Any] = {"schemas": list(schemas), "column": column, "roles": list(roles), "public": PUBLIC}
     if only is not None:
         parameters.update(schema=only[0], table=only[1])
     one = _ONE if only is not None else ""
     policies: dict[int, list[RowPolicy]] = {}
     for table, name, permissive, command, names, using, check, comment in database.query(_POLICIES.replace("{one}", one), parameters):
-        policies.setdefault(table, []).append(RowPolicy(name, permissive, _COMMANDS[command], tuple(sorted(names)), using, check, comment=comment))
+        policies.setdefault(table, []).append(
+            RowPolicy(name, permissive, _COMMANDS[command], tuple(sorted(names)), using, check, comment=comment)
+        )
     keys: dict[int, list[ForeignKey]] = {}
     for table, name, *rest in database.query(_FOREIGN_KEYS.replace("{one}", one), parameters):
         there, parent, columns, referenced, indexed = rest

@@ -51,7 +51,10 @@ def table_mistakes(database: Database, tables: Sequence[Table], schemas: Collect
         table = _found(rules.schema, rules.table, tables)
         tenant = tenancy is not None and table is not None and (has_tenant(tenancy, table) or parent_of(tenancy, table))
         if tenant and not (rules.enabled and rules.forced):
-            yield Mistake(rules.path, "tenancy isolates this table, so that it stays enabled and forced: except it in tenancy, or leave these keys out")
+            yield Mistake(
+                rules.path,
+                "tenancy isolates this table, so that it stays enabled and forced: except it in tenancy, or leave these keys out",
+            )
     if tenancy is None:
         return
     for selection in tenancy.selections:
@@ -95,7 +98,9 @@ def _parent_mistakes(tenancy: Tenancy, parent: Parent, tables: Sequence[Table], 
     if wrong or table is None or above is None:
         return
     if has_tenant(tenancy, table):
-        yield Mistake(parent.path, f"table {table.label} has a column {quoted(tenancy.column)} of its own: leave it out here, or except it in schemas")
+        yield Mistake(
+            parent.path, f"table {table.label} has a column {quoted(tenancy.column)} of its own: leave it out here, or except it in schemas"
+        )
         return
     if not has_tenant(tenancy, above) and not any((each.schema, each.table) == (above.schema, above.name) for each in tenancy.parents):
         yield Mistake(parent.path, f"table {above.label} is not isolated itself: select it in schemas, or give it a parent, too")
@@ -105,10 +110,15 @@ def _parent_mistakes(tenancy: Tenancy, parent: Parent, tables: Sequence[Table], 
         yield Mistake(parent.path, f"table {table.label} has no foreign key{named} that refers to {above.label}")
     elif len(keys) > 1:
         names = ", ".join(key.name for key in keys)
-        yield Mistake(parent.path, f"table {table.label} has several foreign keys that refer to {above.label}; name one in foreign_key: {names}")
+        yield Mistake(
+            parent.path, f"table {table.label} has several foreign keys that refer to {above.label}; name one in foreign_key: {names}"
+        )
     lacking = [role for role, may in table.privileges.items() if may and "SELECT" not in above.privileges.get(role, frozenset())]
     if lacking:
-        yield Mistake(parent.path, f"{', '.join(sorted(lacking))} must be granted SELECT on {above.label}, too, since the policy of {table.label} reads it")
+        yield Mistake(
+            parent.path,
+            f"{', '.join(sorted(lacking))} must be granted SELECT on {above.label}, too, since the policy of {table.label} reads it",
+        )
 
 
 def _missing_names(selection: Selection, within: Sequence[Table]) -> Iterator[Mistake]:
@@ -122,7 +132,9 @@ def _missing_names(selection: Selection, within: Sequence[Table]) -> Iterator[Mi
 def _unfit(tenancy: Tenancy, selection: Selection, table: Table) -> Iterator[Mistake]:
     column = table.column
     if column is None:
-        if table.name in (selection.names or ()) and not any((each.schema, each.table) == (table.schema, table.name) for each in tenancy.parents):
+        if table.name in (selection.names or ()) and not any(
+            (each.schema, each.table) == (table.schema, table.name) for each in tenancy.parents
+        ):
             yield Mistake(selection.path, f"table {table.label} has no column {quoted(tenancy.column)}")
         return
     if table.kind == "f":
@@ -131,8 +143,8 @@ def _unfit(tenancy: Tenancy, selection: Selection, table: Table) -> Iterator[Mis
         return
     if column.type not in TYPES:
         accepted = ", ".join(sorted(set(TYPES) - {"bpchar"}))
-        text = f"column {column.name} of table {table.label} is of type {column.type}; a tenant column may be of type {accepted}, or a domain over one"
-        yield Mistake(selection.path, text)
+        found = f"column {column.name} of table {table.label} is of type {column.type}"
+        yield Mistake(selection.path, f"{found}; a tenant column may be of type {accepted}, or a domain over one")
 
 
 def notes(database: Database, tables: Sequence[Table], exact: bool) -> Iterator[str]:
@@ -146,8 +158,14 @@ def notes(database: Database, tables: Sequence[Table], exact: bool) -> Iterator[
         left = [each for each in chosen if (each.schema, each.name) not in known]
         groups = [
             (f"without a column {tenancy.column}, so that their rows are not isolated", [each for each in left if each.column is None]),
-            ("that are foreign, so that their rows are not isolated", [each for each in left if each.column is not None and each.kind == "f"]),
-            (f"whose column {tenancy.column} may be NULL; such rows are seen by nobody", [each for each in mine if each.column and each.column.nullable]),
+            (
+                "that are foreign, so that their rows are not isolated",
+                [each for each in left if each.column is not None and each.kind == "f"],
+            ),
+            (
+                f"whose column {tenancy.column} may be NULL; such rows are seen by nobody",
+                [each for each in mine if each.column and each.column.nullable],
+            ),
         ]
         if not tenancy.build_indexes:
             slow = [each for each in mine if lacks_index(tenancy, each)]
@@ -186,7 +204,12 @@ def open_tables(database: Database, tables: Sequence[Table]) -> Iterator[Finding
         if table.privileges and any(table.privileges.values()):
             fix = "give it a parent, policies of its own, or except it in schemas"
             yield Finding(
-                "no_tenant", "medium", database.name, table.label, f"has neither column {database.tenancy.column} nor a parent: nothing isolates it", fix
+                "no_tenant",
+                "medium",
+                database.name,
+                table.label,
+                f"has neither column {database.tenancy.column} nor a parent: nothing isolates it",
+                fix,
             )
 
 

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads, checks and plans every database, and only then applies: one transaction a database or a table, each read again before its commit."""
+"""Reads, checks and plans every database, and only then applies.
+
+One transaction a database or a table, each read again before its commit.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """The plans of the databases, in order: indexes first, since the policies are slow without. tables: the isolated tables, by database."""
+    """The plans of the databases, in order: indexes first, since the policies are slow without.
+
+    tables: the isolated tables, by database.
+    """
 
     parts: tuple[tuple[Database, Plan, Plan], ...]
     tables: Mapping[str, tuple[Table, ...]]
@@ -97,14 +103,18 @@ class Convergence:
         said += [f"database {each.database}: {each.object} {each.message}: {each.fix}" for each in findings if each.severity == "high"]
         return Planned(tuple(parts), tables, tuple(said), tuple(findings))
 
-    def _read(self, database: Database, roles: Mapping[str, RoleFacts], mistakes: list[Mistake], findings: list[Finding]) -> tuple[Table, ...]:
+    def _read(
+        self, database: Database, roles: Mapping[str, RoleFacts], mistakes: list[Mistake], findings: list[Finding]
+    ) -> tuple[Table, ...]:
         mistakes.extend(role_mistakes(database, roles, self._options.expected_roles))
         with self._server.connect(database.name) as session:
             with session.reading():
                 found = _tables(session, database)
                 wrong = list(table_mistakes(database, found, read_schemas(session)))
                 if not wrong and database.tenancy is not None:
-                    findings += tenancy_findings(session, database, found, read_views(session, database.schemas, database.tenancy.roles), roles)
+                    findings += tenancy_findings(
+                        session, database, found, read_views(session, database.schemas, database.tenancy.roles), roles
+                    )
             mistakes.extend(wrong or expression_mistakes(session, database))
         return found
 

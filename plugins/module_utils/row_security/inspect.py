@@ -60,7 +60,9 @@ def _of_database(session: Session, declared: Database | None, tables: Sequence[T
     return list(find(session, [(table.schema, table.name) for table in secured], sorted(named)))
 
 
-def tenancy_findings(session: Session, declared: Database, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]) -> list[Finding]:
+def tenancy_findings(
+    session: Session, declared: Database, tables: Sequence[Table], views: Iterable[View], roles: Mapping[str, RoleFacts]
+) -> list[Finding]:
     """What gets around the tenancy of a database that is declared."""
     tenancy = declared.tenancy
     if tenancy is None:

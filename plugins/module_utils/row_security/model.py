@@ -24,7 +24,8 @@ RESERVED = frozenset({ISOLATION, ALL_ROWS, TENANT_ALL, *(f"tenant_{command.lower
 class RowPolicy:
     """A policy of one table. command: ALL or one of COMMANDS. roles: sorted. using, check: SQL, None for none.
 
-    The server shows SQL otherwise than it was written. So the comment of a policy whose SQL a person wrote keeps a digest of what was written and of
+    The server shows SQL otherwise than it was written. So the comment of a policy whose SQL a person wrote keeps a digest of what was
+    written and of
     what the server has made of it. written: the SQL is a person's. comment: of a policy on the server. path: of a declared one.
     """
 
@@ -41,7 +42,9 @@ class RowPolicy:
 
 @dataclass(frozen=True)
 class Column:
-    """The tenant column of a table. identifier: its name quoted as the server does. type: the type under all domains. domain: whether there is one.
+    """The tenant column of a table.
+
+    identifier: its name quoted as the server does. type: the type under all domains. domain: whether there is one.
 
     indexed: whether an index begins with it.
     """
@@ -138,7 +141,10 @@ class Tenancy:
 
 @dataclass(frozen=True)
 class Parent:
-    """A table without the tenant column, and the table whose row, by a foreign key, has its tenant. key: the constraint, None where there is one only."""
+    """A table without the tenant column, and the table whose row, by a foreign key, has its tenant.
+
+    key: the constraint, None where there is one only.
+    """
 
     path: str
     schema: str

@@ -80,7 +80,9 @@ def _setting_problem(name: str) -> str | None:
     problem = parameter_problem(name)
     if problem:
         return problem
-    return None if "." in name and name.isascii() else f"must be a name with a dot in ASCII, such as app.current_tenant_id, not {quoted(name)}"
+    return (
+        None if "." in name and name.isascii() else f"must be a name with a dot in ASCII, such as app.current_tenant_id, not {quoted(name)}"
+    )
 
 
 def _selections(node: Node, mistakes: list[Mistake]) -> list[Selection]:
@@ -131,7 +133,9 @@ def _parents(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Ite
         if node.sound and parent is None and not [each for each in mistakes if each.path.startswith(at)]:
             node.mistake("", "must name the table whose row has the tenant")
         if parent:
-            yield Parent(at, schema, name, node.text("schema", schema_name_problem) or schema, parent, node.text("foreign_key", name_problem))
+            yield Parent(
+                at, schema, name, node.text("schema", schema_name_problem) or schema, parent, node.text("foreign_key", name_problem)
+            )
 
 
 def _sorted_items(value: Mapping[Any, Any], path: str, mistakes: list[Mistake]) -> Iterator[tuple[str, Any, str]]:

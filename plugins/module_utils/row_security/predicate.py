@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The condition that a row belongs to the tenant of the session's setting, written exactly as PostgreSQL 14 to 18 store and show it.
 
-The setting is cast, never the column, so that an index on the column serves. The sub-select is evaluated once a statement. A setting that is not there,
+The setting is cast, never the column, so that an index on the column serves. The sub-select is evaluated once a statement. A setting that
+is not there,
 is empty or is no value of the type gives NULL, and so no row: never an error, which could say what other rows hold.
 """
 
@@ -29,7 +30,10 @@ def same_text(first: str | None, second: str | None) -> bool:
 
 
 def tenant_predicate(column: Column, setting: str) -> str:
-    """The condition for one table. setting: a parameter's name, as parameter_problem accepts it. Raises KeyError for a type that is not in TYPES."""
+    """The condition for one table.
+
+    setting: a parameter's name, as parameter_problem accepts it. Raises KeyError for a type that is not in TYPES.
+    """
     value = f"current_setting('{setting}'::text, true)"
     if column.type in _TEXTS:
         cast = _TEXTS[column.type]
@@ -57,7 +61,10 @@ def number_pattern(largest: int) -> str:
 
 
 def _compared(column: Column) -> str:
-    """The column as the server shows it beside the value: a domain is shown as its type, a varchar as text, which it is without a conversion."""
+    """The column as the server shows it beside the value.
+
+    A domain is shown as its type, a varchar as text, which it is without a conversion.
+    """
     if column.type == "character varying":
         return f"({column.identifier})::text"
     if not column.domain:

@@ -22,7 +22,8 @@ TENANTS = 10  # of each table, those with the most rows
 
 # Roles that policies apply to and that may read the table: which of them count as roles of the tenancy, by inheritance too.
 _READERS = """
-SELECT r.rolname, EXISTS (SELECT FROM pg_catalog.pg_roles t WHERE t.rolname = ANY(%(roles)s) AND pg_catalog.pg_has_role(r.oid, t.oid, 'USAGE')),
+SELECT r.rolname, EXISTS (SELECT FROM pg_catalog.pg_roles t WHERE t.rolname = ANY(%(roles)s) AND pg_catalog.pg_has_role(r.oid, t.oid,
+ 'USAGE')),
  EXISTS (SELECT FROM pg_catalog.pg_roles t WHERE t.rolname = ANY(%(all_rows)s) AND pg_catalog.pg_has_role(r.oid, t.oid, 'USAGE'))
 FROM pg_catalog.pg_roles r WHERE NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
  AND pg_catalog.has_any_column_privilege(r.oid, pg_catalog.to_regclass(%(table)s)::oid, 'SELECT') ORDER BY 1
@@ -79,16 +80,26 @@ def _counts(session: Session, tenancy: Tenancy, table: Table, tables: Mapping[tu
         if found is None:
             break
         key = found[1]
-        pairs = [compose("{} = {}", identifier(f"t{level}", here), identifier(f"t{level + 1}", there)) for here, there in zip(key.columns, key.referenced)]
-        source = compose("{} LEFT JOIN {} AS {} ON {}", source, identifier(key.schema, key.table), identifier(f"t{level + 1}"), joined(" AND ", pairs))
+        pairs = [
+            compose("{} = {}", identifier(f"t{level}", here), identifier(f"t{level + 1}", there))
+            for here, there in zip(key.columns, key.referenced)
+        ]
+        source = compose(
+            "{} LEFT JOIN {} AS {} ON {}", source, identifier(key.schema, key.table), identifier(f"t{level + 1}"), joined(" AND ", pairs)
+        )
         level, current = level + 1, tables[key.schema, key.table]
     column = identifier(f"t{level}", tenancy.column)
     try:
         with session.reading():
             session.execute("SET LOCAL row_security = off")  # an error rather than fewer rows
-            return {name: int(rows) for name, rows in session.query(session.text(compose("SELECT {}::text, count(*) FROM {} GROUP BY 1", column, source)))}
+            return {
+                name: int(rows)
+                for name, rows in session.query(session.text(compose("SELECT {}::text, count(*) FROM {} GROUP BY 1", column, source)))
+            }
     except StatementError as error:
-        raise BulwarkError(f"the rows of {table.label} cannot be counted: {error}; connect as a superuser, or a role with BYPASSRLS") from None
+        raise BulwarkError(
+            f"the rows of {table.label} cannot be counted: {error}; connect as a superuser, or a role with BYPASSRLS"
+        ) from None
 
 
 def _now(session: Session, tenancy: Tenancy, table: Table, name: str, of: str | None) -> tuple[int | None, str | None]:
@@ -108,7 +119,9 @@ def as_text(seen: Sequence[Seen]) -> str:
     rows = [("table", "role", "tenant", "now", "then")]
     for each in seen:
         now = "error" if each.now is None else str(each.now)
-        rows.append((f"{each.database}: {each.table}", each.role, each.tenant if each.tenant is not None else "(none)", now, str(each.then)))
+        rows.append(
+            (f"{each.database}: {each.table}", each.role, each.tenant if each.tenant is not None else "(none)", now, str(each.then))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([*lines, *(f"{role} would see no row of {table}" for table, role in blind(seen))]) + "\n"

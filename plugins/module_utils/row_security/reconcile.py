@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """(tenancy, tables as they are) -> Plan. Pure: no connection. Sorted, so that the same input gives the same plan.
 
-In each table the policies come first and row-level security is turned on after them, so that at no moment a role sees more than before; policies that
+In each table the policies come first and row-level security is turned on after them, so that at no moment a role sees more than before;
+policies that
 nobody declares go once the restrictive one is there.
 """
 
@@ -50,7 +51,10 @@ def has_tenant(tenancy: Tenancy, table: Table) -> bool:
 
 
 def parent_of(tenancy: Tenancy, table: Table) -> tuple[Parent, ForeignKey] | None:
-    """Where a table without the column finds its tenant; None where the document does not say so, or the foreign key is not there or not the only one."""
+    """Where a table without the column finds its tenant.
+
+    None where the document does not say so, or the foreign key is not there or not the only one.
+    """
     for parent in tenancy.parents:
         if (parent.schema, parent.table) == (table.schema, table.name):
             keys = keys_to(parent, table)
@@ -93,7 +97,10 @@ def _condition(tenancy: Tenancy | None, table: Table) -> tuple[str | None, bool]
 
 
 def _by_parent(table: Table, key: ForeignKey) -> str:
-    """The row's parent is one that the role sees. The planner looks parents up one by one, or reads those of the tenant once, whichever is cheaper."""
+    """The row's parent is one that the role sees.
+
+    The planner looks parents up one by one, or reads those of the tenant once, whichever is cheaper.
+    """
     pairs = (f"parent.{_quoted(there)} = {_quoted(table.name)}.{_quoted(here)}" for here, there in zip(key.columns, key.referenced))
     return f"EXISTS (SELECT FROM {_quoted(key.schema)}.{_quoted(key.table)} AS parent WHERE {' AND '.join(pairs)})"
 
@@ -133,7 +140,7 @@ def undeclared(database: Database, table: Table) -> list[RowPolicy]:
 
 
 def plan_indexes(database: Database, tables: Iterable[Table]) -> Plan:
-    """Indexes that begin with the tenant column, or with the foreign key that leads to the tenant, where there is none; partitions before their parents."""
+    """Indexes that begin with the tenant column, or with the foreign key to the tenant, where there is none; partitions come first."""
     tenancy = database.tenancy
     if tenancy is None or not tenancy.build_indexes:
         return Plan()
@@ -229,7 +236,9 @@ def _described(policy: RowPolicy) -> str:
 
 
 def _difference(there: RowPolicy, wanted: RowPolicy) -> str:
-    parts = [f"+{name}" for name in wanted.roles if name not in there.roles] + [f"-{name}" for name in there.roles if name not in wanted.roles]
+    parts = [f"+{name}" for name in wanted.roles if name not in there.roles] + [
+        f"-{name}" for name in there.roles if name not in wanted.roles
+    ]
     if not _same_expressions(there, wanted):
         alike = replace(there, comment=None)
         pairs = (("USING", alike.using, wanted.using), ("WITH CHECK", alike.check, wanted.check))
@@ -247,7 +256,8 @@ def _expressions(policy: RowPolicy) -> Any:
 
 
 # What the policy's expressions have become is known to the server alone, once they are there.
-_BODY = """BEGIN EXECUTE (SELECT pg_catalog.format('COMMENT ON POLICY %I ON %s IS %L', p.polname, p.polrelid::pg_catalog.regclass, {start} || pg_catalog.left(
+_BODY = """BEGIN EXECUTE (SELECT pg_catalog.format('COMMENT ON POLICY %I ON %s IS %L', p.polname, p.polrelid::pg_catalog.regclass,
+ {start} || pg_catalog.left(
  pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(COALESCE(pg_catalog.pg_get_expr(p.polqual, p.polrelid), '') || pg_catalog.chr(1)
  || COALESCE(pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), ''), 'UTF8')), 'hex'), 32))
  FROM pg_catalog.pg_policy p WHERE p.polrelid = {table}::pg_catalog.regclass AND p.polname = {name}); END"""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The default baseline: settings that the CIS benchmarks of PostgreSQL 17 and 18 and the STIG of Crunchy Data Postgres 16 can decide, each with its reason.
+"""The default baseline: what the CIS benchmarks of PostgreSQL 17 and 18 and the STIG of Crunchy Data Postgres 16 can decide, with reasons.
 
 Values are chosen for a busy server: what would break clients is left to the policy, and where the two standards contradict each other the
 reason says which way it went. `controls` are ids of the standards; their texts are not repeated here.
@@ -37,8 +37,12 @@ def _stig(*numbers: str) -> tuple[str, ...]:
 
 BASELINE: tuple[BaselineEntry, ...] = (
     # Passwords
-    BaselineEntry("password_encryption", "scram-sha-256", "new passwords are stored as SCRAM verifiers, never as MD5", _stig("003800", "003900")),
-    BaselineEntry("scram_iterations", "15000", "what RFC 7677 recommends; a stored verifier keeps its own count", _stig("003800"), since=16),
+    BaselineEntry(
+        "password_encryption", "scram-sha-256", "new passwords are stored as SCRAM verifiers, never as MD5", _stig("003800", "003900")
+    ),
+    BaselineEntry(
+        "scram_iterations", "15000", "what RFC 7677 recommends; a stored verifier keeps its own count", _stig("003800"), since=16
+    ),
     BaselineEntry("authentication_timeout", "30s", "a login that does not finish frees its place", _stig("004700")),
     # What is logged
     BaselineEntry("log_connections", "on", "every connection", _cis("3.1.20") + _stig("000500", "001500"), until=17),
@@ -57,7 +61,9 @@ BASELINE: tuple[BaselineEntry, ...] = (
         _cis("3.1.24") + _stig("000400", "001100", "001200", "001300"),
     ),
     BaselineEntry("log_timezone", "UTC", "times that compare across hosts", _cis("3.1.26") + _stig("007500")),
-    BaselineEntry("log_error_verbosity", "verbose", "with the SQLSTATE; clients see client_min_messages, not this", _cis("3.1.22") + _stig("001400")),
+    BaselineEntry(
+        "log_error_verbosity", "verbose", "with the SQLSTATE; clients see client_min_messages, not this", _cis("3.1.22") + _stig("001400")
+    ),
     BaselineEntry("log_hostname", "off", "no name service in the way of a connection", _cis("3.1.23")),
     BaselineEntry("log_checkpoints", "on", "what the storage is asked for"),
     BaselineEntry("log_lock_waits", "on", "who waits for a lock longer than deadlock_timeout"),
@@ -72,7 +78,9 @@ BASELINE: tuple[BaselineEntry, ...] = (
         "it would write the password of an ALTER ROLE in clear; where pgaudit is loaded, that logs DDL and roles with passwords redacted",
         ("CIS 17/18 3.1.25 (met by pgaudit)",),
     ),
-    BaselineEntry("pgaudit.log", "ddl, role", "DDL and roles, passwords redacted", _cis("3.2", "3.1.25") + _stig("000900"), only_with="pgaudit"),
+    BaselineEntry(
+        "pgaudit.log", "ddl, role", "DDL and roles, passwords redacted", _cis("3.2", "3.1.25") + _stig("000900"), only_with="pgaudit"
+    ),
     BaselineEntry("log_file_mode", "0600", "the log is for its owner", _cis("3.1.6") + _stig("002000")),
     BaselineEntry("log_truncate_on_rotation", "on", "a file that is used again begins empty", _cis("3.1.7")),
     BaselineEntry("log_rotation_age", "1d", "a file a day, where the server writes its own", _cis("3.1.8")),
@@ -83,9 +91,13 @@ BASELINE: tuple[BaselineEntry, ...] = (
     BaselineEntry("debug_print_plan", "off", "no plans in the log", _cis("3.1.18")),
     BaselineEntry("debug_pretty_print", "on", "readable where somebody turns them on", _cis("3.1.19")),
     # Sessions that do not end
-    BaselineEntry("statement_timeout", "4h", "a runaway statement ends; pg_dump turns it off for itself, roles may have their own", _stig("004700")),
+    BaselineEntry(
+        "statement_timeout", "4h", "a runaway statement ends; pg_dump turns it off for itself, roles may have their own", _stig("004700")
+    ),
     BaselineEntry("lock_timeout", "10min", "a statement that waits for a lock blocks those behind it", _stig("004700")),
-    BaselineEntry("idle_in_transaction_session_timeout", "10min", "a forgotten transaction holds locks and stops vacuum", _stig("004700", "006200")),
+    BaselineEntry(
+        "idle_in_transaction_session_timeout", "10min", "a forgotten transaction holds locks and stops vacuum", _stig("004700", "006200")
+    ),
     BaselineEntry("transaction_timeout", "12h", "the same for a transaction that keeps working", _stig("004700"), since=17),
     BaselineEntry("tcp_keepalives_idle", "60s", "a client that is gone is noticed", _stig("004700")),
     BaselineEntry("tcp_keepalives_interval", "10s", "a client that is gone is noticed", _stig("004700")),

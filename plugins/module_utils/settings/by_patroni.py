@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from .model import Policy, State, Wanted
 
 # Patroni ignores what its dynamic configuration says of these, or needs them as they are.
-_PATRONIS_OWN = frozenset({"archive_cleanup_command", "cluster_name", "hot_standby", "listen_addresses", "port", "primary_conninfo", "primary_slot_name",
-                           "promote_trigger_file", "recovery_target", "restore_command", "unix_socket_directories", "wal_log_hints"})  # fmt: skip
+_PATRONIS_OWN = frozenset(
+    {
+        "archive_cleanup_command",
+        "cluster_name",
+        "hot_standby",
+        "listen_addresses",
+        "port",
+        "primary_conninfo",
+        "primary_slot_name",
+        "promote_trigger_file",
+        "recovery_target",
+        "restore_command",
+        "unix_socket_directories",
+        "wal_log_hints",
+    }
+)
 
 _KEY = "bulwark"  # Patroni keeps keys that it does not know
 
@@ -36,10 +50,14 @@ class Change(PatroniChange):
     gone: Mapping[str, str]
 
 
-def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str) -> tuple[Policy, tuple[Difference, ...], Change | None]:
+def plan_patroni(
+    policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str
+) -> tuple[Policy, tuple[Difference, ...], Change | None]:
     """What has to change in the dynamic configuration. Raises PolicyError for what is Patroni's own, BulwarkError."""
     asked = [wanted for wanted in policy.wanted if not wanted.path.startswith("baseline.")]
-    mistakes = [Mistake(each.path, f"{each.name} is Patroni's own to set (its configuration file)") for each in asked if each.name in _PATRONIS_OWN]
+    mistakes = [
+        Mistake(each.path, f"{each.name} is Patroni's own to set (its configuration file)") for each in asked if each.name in _PATRONIS_OWN
+    ]
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
     config = patroni.config()
@@ -77,18 +95,25 @@ def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[Diff
     for wanted in policy.wanted:
         definition = state.definitions.get(wanted.name)
         before = _text(there[wanted.name]) if wanted.name in there else None
-        equal = before is not None and (same(definition, before, wanted.value) if definition else before == as_text(wanted.name, wanted.value))
+        equal = before is not None and (
+            same(definition, before, wanted.value) if definition else before == as_text(wanted.name, wanted.value)
+        )
         if not equal:
             was = before if before is not None else definition.setting if definition else None
             told = None if was is None else shown(definition, was, wanted.name)
-            found.append(Difference(wanted.name, told, shown(definition, wanted.value, wanted.name), definition.context if definition else "user"))
+            found.append(
+                Difference(wanted.name, told, shown(definition, wanted.value, wanted.name), definition.context if definition else "user")
+            )
     return found
 
 
 def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[str]) -> list[Difference]:
     names = {each.name for each in policy.wanted}
     left = [name for name in owned if name not in names and name in there]
-    return [Difference(name, _text(there[name]), None, state.definitions[name].context if name in state.definitions else "user") for name in left]
+    return [
+        Difference(name, _text(there[name]), None, state.definitions[name].context if name in state.definitions else "user")
+        for name in left
+    ]
 
 
 def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
@@ -108,4 +133,6 @@ def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Poli
 
 def _still_there(gone: Mapping[str, str], state: State) -> bool:
     known = ((state.definitions[name], value) for name, value in gone.items() if name in state.definitions)
-    return any(same(each, each.setting, value) and each.source == "configuration file" and not each.pending_restart for each, value in known)
+    return any(
+        same(each, each.setting, value) and each.source == "configuration file" and not each.pending_restart for each, value in known
+    )

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..core.facts import ClusterFacts
 
 _DEFINITIONS = """
-SELECT pg_catalog.lower(name), vartype, context, setting, unit, min_val::float8, max_val::float8, enumvals, source, sourcefile, pending_restart
+SELECT pg_catalog.lower(name), vartype, context, setting, unit, min_val::float8, max_val::float8, enumvals, source, sourcefile,
+ pending_restart
 FROM pg_catalog.pg_settings ORDER BY name
 """
 
@@ -35,6 +36,10 @@ def read_state(database: Database, facts: ClusterFacts) -> State:
 
 def read_entries(database: Database) -> tuple[Entry, ...]:
     """Every line that sets something, in the order in which they count; the server reads its files for it, and applies nothing."""
-    if not database.value(_MAY_READ) or not database.value("SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')"):
+    if not database.value(_MAY_READ) or not database.value(
+        "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')"
+    ):
         return ()
-    return tuple(Entry(file, line, order, name or "", value or "", error) for file, line, order, name, value, error in database.query(_ENTRIES))
+    return tuple(
+        Entry(file, line, order, name or "", value or "", error) for file, line, order, name, value, error in database.query(_ENTRIES)
+    )

@@ -17,7 +17,18 @@ from ..core.statements import compose, identifier, listed, literal
 from .by_patroni import Change, apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
 from .policy import read_policy
-from .reconcile import INCLUDE, Difference, Override, differences, file_text, include_directory, merged, not_in_force, overrides, still_loaded
+from .reconcile import (
+    INCLUDE,
+    Difference,
+    Override,
+    differences,
+    file_text,
+    include_directory,
+    merged,
+    not_in_force,
+    overrides,
+    still_loaded,
+)
 from .start import RunCommand, as_account, start_problem
 from .values import as_text, same
 
@@ -113,7 +124,9 @@ def _method(asked: str, facts: ClusterFacts) -> str:
     if facts.patroni and asked in ("auto", "patroni"):
         return "patroni"
     if facts.patroni or asked == "patroni":
-        raise OutOfReachError("Patroni runs this server and writes its configuration: method patroni" if facts.patroni else "Patroni does not run this server")
+        raise OutOfReachError(
+            "Patroni runs this server and writes its configuration: method patroni" if facts.patroni else "Patroni does not run this server"
+        )
     if asked == "auto":
         asked = "file" if facts.local and facts.superuser else "alter_system"
     if asked == "alter_system" and not facts.superuser:
@@ -122,7 +135,9 @@ def _method(asked: str, facts: ClusterFacts) -> str:
             + ("the provider's own interface does (parameter groups, flags)" if facts.managed else "connect as a superuser")
         )
     if asked == "file" and not (facts.local and facts.config_file):
-        raise OutOfReachError("the server's configuration files are not on this host, or may not be read: run this on the server's host, as its account")
+        raise OutOfReachError(
+            "the server's configuration files are not on this host, or may not be read: run this on the server's host, as its account"
+        )
     return asked
 
 
@@ -170,7 +185,9 @@ def _check_empty(policy: Policy, state: State, auto: str) -> None:
         beneath = [entry for entry in state.entries if entry.name == wanted.name and entry.file != auto]
         if wanted.name in _NEVER_EMPTY and wanted.value == () and beneath and beneath[-1].value:
             place = f"{beneath[-1].file} line {beneath[-1].line}"
-            raise BulwarkError(f"ALTER SYSTEM cannot make {wanted.name} an empty list; take it out of {place}, which has {beneath[-1].value}")
+            raise BulwarkError(
+                f"ALTER SYSTEM cannot make {wanted.name} an empty list; take it out of {place}, which has {beneath[-1].value}"
+            )
 
 
 def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni) -> None:
@@ -184,11 +201,16 @@ def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Pa
         _check_before(planned)
         make_directory(os.path.dirname(planned.file or ""))
         steps = _by_file(planned)
-        install(server, Installation(steps, lambda: _verify(server, planned), _AS_BEFORE, lambda session: _check(session, planned, run_command)))
+        install(
+            server, Installation(steps, lambda: _verify(server, planned), _AS_BEFORE, lambda session: _check(session, planned, run_command))
+        )
 
 
 def check_start(planned: Planned, run_command: RunCommand) -> None:
-    """Raises BulwarkError where the server's own program would not start with the new values: of TLS, for one, the running server only logs a fault."""
+    """Raises BulwarkError where the server's own program would not start with the new values.
+
+    Of TLS, for one, the running server only logs a fault.
+    """
     changed = {each.name for each in planned.differences if each.after is not None}
     values = {each.name: as_text(each.name, each.value) for each in planned.policy.wanted if each.name in changed}
     problem = start_problem(planned.facts, values, run_command)
@@ -240,7 +262,15 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
     facts = planned.facts
     if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
-    command = [f"{facts.bin_directory}/postgres", "-D", facts.data_directory, "-c", f"config_file={facts.config_file}", "-C", "data_directory"]
+    command = [
+        f"{facts.bin_directory}/postgres",
+        "-D",
+        facts.data_directory,
+        "-c",
+        f"config_file={facts.config_file}",
+        "-C",
+        "data_directory",
+    ]
     code, error = run_command(as_account(facts, command))
     if code != 0:
         raise BulwarkError(f"the server would not start with the settings: {' '.join(error.split())}")

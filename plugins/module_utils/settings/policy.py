@@ -103,7 +103,9 @@ def _sound(wanted: Wanted, state: State, mistakes: list[Mistake]) -> bool:
             return True  # a parameter of an extension that is not loaded: the server takes any value until it is
         if not wanted.optional:
             accepted = nearest(wanted.name, state.definitions)
-            mistakes.append(Mistake(wanted.path, f"PostgreSQL {state.major} has no setting {wanted.name}{accepted}; say optional: true to skip it"))
+            mistakes.append(
+                Mistake(wanted.path, f"PostgreSQL {state.major} has no setting {wanted.name}{accepted}; say optional: true to skip it")
+            )
         return False
     if wanted.name in _PLACES or definition.context == "internal":
         why = "is where the server's files are" if wanted.name in _PLACES else "is fixed"

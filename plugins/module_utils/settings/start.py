@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the server's own program would start with settings: it is run up to the point where it has loaded them, TLS included, and no further.
+"""Whether the server's own program would start with settings: it is run until it has loaded them, TLS included, and no further.
 
-The program gets a scratch data directory with the server's control file and nothing that could be damaged. It reads the real configuration, with the
+The program gets a scratch data directory with the server's control file and nothing that could be damaged. It reads the real
+configuration, with the
 new values on its command line, listens nowhere, and ends where it misses the first directory that only a real cluster has.
 """
 

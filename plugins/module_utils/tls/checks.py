@@ -60,7 +60,9 @@ def missing_names(certificate: Certificate, names: Iterable[str]) -> list[str]:
     return [name for name in names if not certificate.covers(name)]
 
 
-def certificate_problems(given: Sequence[Certificate], authorities: Sequence[Certificate], names: Sequence[str], now: datetime.datetime) -> list[str]:
+def certificate_problems(
+    given: Sequence[Certificate], authorities: Sequence[Certificate], names: Sequence[str], now: datetime.datetime
+) -> list[str]:
     """What is wrong with a server's certificate and the intermediate ones after it. Without authorities nothing is said about its chain."""
     leaf = given[0]
     found = [problem for problem in (_validity(leaf, now), weakness(leaf)) if problem]
@@ -91,7 +93,9 @@ def authority_problems(authorities: Sequence[Certificate], now: datetime.datetim
     found = []
     for each in authorities:
         if not each.authority:
-            found.append(f"{each.subject} is no authority: its certificate lacks the CA flag (basicConstraints CA:TRUE, keyUsage keyCertSign)")
+            found.append(
+                f"{each.subject} is no authority: its certificate lacks the CA flag (basicConstraints CA:TRUE, keyUsage keyCertSign)"
+            )
         problem = _validity(each, now) or weakness(each)
         if problem:
             found.append(f"{each.subject} {problem}")
@@ -103,7 +107,11 @@ def authority_problems(authorities: Sequence[Certificate], now: datetime.datetim
 def ending_authorities(authorities: Sequence[Certificate], renew_before: int, now: datetime.datetime) -> list[str]:
     """The authorities that end so soon that certificates of theirs would end with them."""
     soon = now + datetime.timedelta(days=3 * renew_before)
-    return [f"the authority {each.subject} expires on {day(each.not_after)}: have another one ready" for each in authorities if each.not_after < soon]
+    return [
+        f"the authority {each.subject} expires on {day(each.not_after)}: have another one ready"
+        for each in authorities
+        if each.not_after < soon
+    ]
 
 
 def list_problems(lists: Sequence[RevocationList], authorities: Sequence[Certificate], now: datetime.datetime) -> list[str]:
@@ -117,12 +125,17 @@ def list_problems(lists: Sequence[RevocationList], authorities: Sequence[Certifi
             continue
         signers.add(signer.pem)
         if each.next_update is not None and each.next_update < now:
-            found.append(f"the list of {each.issuer} has expired on {day(each.next_update)}: PostgreSQL would refuse every client certificate")
+            found.append(
+                f"the list of {each.issuer} has expired on {day(each.next_update)}: PostgreSQL would refuse every client certificate"
+            )
         if each.last_update > now:
             found.append(f"the list of {each.issuer} is not valid before {day(each.last_update)}")
     lacking = sorted({each.subject for each in authorities if each.pem not in signers})
     if lists and lacking and not found:
-        found.append(f"there is no list of {', '.join(lacking)}: with a list of one authority, PostgreSQL refuses the client certificates of all others")
+        found.append(
+            f"there is no list of {', '.join(lacking)}: with a list of one authority, PostgreSQL refuses the client "
+            "certificates of all others"
+        )
     return found
 
 
@@ -150,7 +163,12 @@ def list_reasons(lists: Sequence[RevocationList], revoked: frozenset[int] | None
 
 
 def client_problem(
-    name: str, certificate: Certificate | None, issuer: Certificate | None, revoked: frozenset[int], renew_before: int, now: datetime.datetime
+    name: str,
+    certificate: Certificate | None,
+    issuer: Certificate | None,
+    revoked: frozenset[int],
+    renew_before: int,
+    now: datetime.datetime,
 ) -> Client | None:
     """Why a client's certificate is to be made anew, or None."""
     if certificate is None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts a new generation of certificate files in place, has the server load it, and verifies it in a handshake; failing that, the old one is restored."""
+"""Puts a new generation of certificate files in place and verifies it in a handshake; failing that, the old one is restored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ class Switch:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files are. owner: the server's account. former: the directory inside the data directory that had them, where it still exists."""
+    """Where the files are.
+
+    owner: the server's account. former: the directory inside the data directory that had them, where it still exists.
+    """
 
     directory: str
     owner: tuple[int, int]
@@ -129,7 +132,10 @@ class Planned:
     def diff(self) -> str:
         """The changes as a person reads them."""
         lines = [*([f"moved from {self.place.former}"] if self.moving else []), *self.decision.differences]
-        lines += [*(["the server loads what is there"] if self.stale else []), *([f"{self.place.former} is removed"] if self.cleared else [])]
+        lines += [
+            *(["the server loads what is there"] if self.stale else []),
+            *([f"{self.place.former} is removed"] if self.cleared else []),
+        ]
         return "\n".join([f"TLS files in {self.directory}", *(f"  {line}" for line in lines)]) + "\n" if lines else ""
 
 
@@ -156,7 +162,8 @@ def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planne
 def _place(facts: ClusterFacts, directory: str | None, mistakes: list[Mistake]) -> Place:
     """Where the files are: beside the configuration where that is the server's own and outside the data directory, else beside that.
 
-    In the data directory the link would keep pgBackRest from every backup, pg_basebackup would leave it out, so that a restored server did not
+    In the data directory the link would keep pgBackRest from every backup, pg_basebackup would leave it out, so that a restored server
+    did not
     start, and the private key would be in every backup.
     """
     if not facts.local or not facts.data_directory or not facts.config_file:
@@ -185,7 +192,7 @@ def _default(facts: ClusterFacts, data: str, account: int) -> str:
         return os.path.join(beside, _DIRECTORY)
     above, name = os.path.split(data)
     chosen = os.path.join(above, f"{name}_{_DIRECTORY}")
-    ask = "name a directory outside the data directory, which lasts as long as that and which the server's account may write (pg_ssl_directory)"
+    ask = "name a directory outside the data directory that lasts as long and that the server's account may write to (pg_ssl_directory)"
     if facts.service is not None and facts.service.manager == "container" and os.path.ismount(data):
         raise BulwarkError(f"{chosen} would be lost with the container: {ask}")
     if not os.path.isdir(chosen) and not os.access(above, os.W_OK | os.X_OK):

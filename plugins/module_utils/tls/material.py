@@ -20,7 +20,15 @@ try:
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
     # What a damaged text, or one of a kind that cryptography does not know, ends in.
-    _UNREADABLE = (ValueError, TypeError, LookupError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+    _UNREADABLE = (
+        ValueError,
+        TypeError,
+        LookupError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    )
     CRYPTOGRAPHY_ERROR: str | None = None
 except ImportError:
     CRYPTOGRAPHY_ERROR = traceback.format_exc()

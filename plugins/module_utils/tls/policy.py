@@ -31,7 +31,8 @@ Read = TypeVar("Read")
 class Wanted:
     """What is wanted. certificate: None keeps the installed one; else it and the intermediate ones after it.
 
-    key: the private key, None to use the installed one. key_file: where it was read. clients: name to certificate, None for one that is to be made.
+    key: the private key, None to use the installed one. key_file: where it was read. clients: name to certificate, None for one that is
+    to be made.
     revoked: the serial numbers that the lists have to hold, None for whatever they do.
     """
 
@@ -139,7 +140,11 @@ def _revoked(serials: list[Any], mistakes: list[Mistake]) -> frozenset[int]:
         if _SERIAL.fullmatch(text):
             found.add(int(text, 16))
         else:
-            mistakes.append(Mistake(f"revoked[{position}]", f"must be a serial number in hexadecimal, as openssl x509 -serial prints it, not {quoted(text)}"))
+            mistakes.append(
+                Mistake(
+                    f"revoked[{position}]", f"must be a serial number in hexadecimal, as openssl x509 -serial prints it, not {quoted(text)}"
+                )
+            )
     return frozenset(found)
 
 
@@ -152,5 +157,7 @@ def _clients(options: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, C
         if _FILE_NAME.fullmatch(str(name)) and len(str(name)) <= _LONGEST_COMMON_NAME:
             found[str(name)] = newest.get(str(name))
         else:
-            mistakes.append(Mistake(f"clients[{position}]", f"{quoted(str(name))} cannot be the common name of a certificate and the name of its file"))
+            mistakes.append(
+                Mistake(f"clients[{position}]", f"{quoted(str(name))} cannot be the common name of a certificate and the name of its file")
+            )
     return found

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""(What is wanted, what is installed, the time) -> what is to be written, and what is needed before that can be. Reads nothing, writes nothing."""
+"""(What is wanted, what is installed, the time) -> what is to be written, and what is needed before that can be.
+
+Reads nothing, writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class _Pair:
     key: Any = field(repr=False)
 
 
-def decide(wanted: Wanted, installed: Installed | None, in_use: frozenset[str], now: datetime.datetime, mistakes: list[Mistake]) -> Decision:
+def decide(
+    wanted: Wanted, installed: Installed | None, in_use: frozenset[str], now: datetime.datetime, mistakes: list[Mistake]
+) -> Decision:
     """in_use: the files of the link that the server's settings name, which a new generation must not lack."""
     mistakes += [Mistake("ca", problem) for problem in authority_problems(wanted.authorities, now)]
     if wanted.authorities:
@@ -76,7 +81,10 @@ def decide(wanted: Wanted, installed: Installed | None, in_use: frozenset[str], 
     broken = pair is None or (bool(wanted.authorities) and bool(chain_problems(pair.chain, wanted.authorities, now)))
     texts = None if broken or pair is None else _texts(wanted, pair, installed, in_use)
     differences = _differences(texts, installed, pair) if texts is not None else ()
-    judged = (client_problem(name, each, wanted.issuer, wanted.revoked or frozenset(), wanted.renew_before, now) for name, each in wanted.clients.items())
+    judged = (
+        client_problem(name, each, wanted.issuer, wanted.revoked or frozenset(), wanted.renew_before, now)
+        for name, each in wanted.clients.items()
+    )
     return Decision(
         texts=texts if differences else None,
         leaf=pair.chain[0] if pair else None,
@@ -160,7 +168,10 @@ def _told(file: str, text: str | None) -> list[str]:
     try:
         if file == LISTS:
             lists = read_lists(text)
-            return [f"{each.issuer}, {len(each.revoked)} revoked, next update {day(each.next_update) if each.next_update else 'never'}" for each in lists]
+            return [
+                f"{each.issuer}, {len(each.revoked)} revoked, next update {day(each.next_update) if each.next_update else 'never'}"
+                for each in lists
+            ]
         return [described(each) for each in read_certificates(text)]
     except MaterialError as problem:
         return [f"(a file that {problem})"]
