@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import Contents, read_rules
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reconcile import rules_text

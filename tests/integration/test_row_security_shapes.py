@@ -143,6 +143,14 @@ def test_names_that_need_quoting(shop: Server) -> None:
     assert value(shop, "SELECT count(*) FROM pg_policy WHERE polname = %(name)s", {"name": ODD}, db="shop") == 1
 
 
+def test_an_expression_is_checked_without_running_anything(shop: Server) -> None:
+    """A function that the planner would run runs with the rights of whoever applies the policy."""
+    execute(shop, "CREATE FUNCTION app.loud() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RAISE EXCEPTION $$run$$; END'", db="shop")
+    applied(shop, policies(own={"roles": ["app_service"], "using": "app.loud()"}))
+    assert value(shop, "SELECT count(*) FROM pg_policy WHERE polname = 'own'", db="shop") == 1
+    assert query(shop, "SELECT FROM pg_prepared_statements", db="shop") == []
+
+
 @pytest.mark.parametrize(
     ("change", "place", "message"),
     [
@@ -205,11 +213,14 @@ def test_missing_indexes_are_built_and_interrupted_ones_again(shop: Server) -> N
     execute(shop, "INSERT INTO app.orders SELECT n, '00000000-0000-0000-0000-000000000001' FROM generate_series(11, 12) n", db="shop")
     with pytest.raises(psycopg2.errors.UniqueViolation):  # what an interrupted build leaves
         execute(shop, "CREATE UNIQUE INDEX CONCURRENTLY orders_tenant_id_tenant ON app.orders (tenant_id)", db="shop")
+    with pytest.raises(psycopg2.errors.UniqueViolation):  # somebody else's, which is none of ours
+        execute(shop, "CREATE UNIQUE INDEX CONCURRENTLY another_tenant ON app.orders (tenant_id)", db="shop")
     assert "build_indexes" in str(applied(shop, {"tenancy": TENANCY})["warnings"])
     database = {"tenancy": {**TENANCY, "build_indexes": True}}
     done = module.foretold(functools.partial(run, shop, database), functools.partial(snapshot, shop), "sql", "plan")
     assert 'DROP INDEX CONCURRENTLY "app"."orders_tenant_id_tenant"' in done["sql"]
     assert sum("CREATE INDEX CONCURRENTLY" in line for line in done["sql"]) == 5
+    assert value(shop, "SELECT count(*) FROM pg_class WHERE relname = 'another_tenant'", db="shop") == 1
     without = """SELECT c.relname FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indkey[0] IN (
         SELECT attnum FROM pg_attribute WHERE attrelid = c.oid AND attname IN ('tenant_id', 'order_id', 'item'))
         WHERE c.relname IN ('orders', 'order_items', 'item notes', 'events', 'events_2026', 'events_rest') AND i IS NULL"""

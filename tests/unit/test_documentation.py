@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import read_policy as read_rules
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy as read_databases

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
-    from .catalog import State
+    from .model import State
     from .policy import Policy
 
 # Patroni's own sessions, and the standbys that it manages.

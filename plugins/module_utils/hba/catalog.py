@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import memberships_of
 from ..core.errors import BulwarkError
 from ..core.files import read_text
-from .model import Problem, Question, Rule, UserMapping
+from .model import Problem, Question, State
 from .reading import read_mappings, read_rules
 
 if TYPE_CHECKING:
@@ -37,22 +36,6 @@ _ERRORS = {
 
 # A rule for TLS on a server without is no error: it never matches, and the server takes the file.
 _HARMLESS = ("hostssl record cannot match", "hostgssenc record cannot match")
-
-
-@dataclass(frozen=True)
-class State:
-    """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload."""
-
-    major: int
-    roles: dict[str, frozenset[str]] = field(default_factory=dict)
-    databases: frozenset[str] = frozenset()
-    ssl: bool = True
-    rules: tuple[Rule, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    mappings: tuple[UserMapping, ...] = ()
-    stale: tuple[str, ...] = ()
-    loaded_at: str = ""
-    own: Question = field(default_factory=lambda: Question("", ""))
 
 
 class LocalFiles:

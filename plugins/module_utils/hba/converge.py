@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
-    from .catalog import State
-    from .model import Finding
+    from .model import Finding, State
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from .model import ANYWHERE, Finding, Problem, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .catalog import State
     from .grammar import Token
+    from .model import State
 
 _WIDE = {4: 16, 6: 32}  # a prefix shorter than this is wider than one organization's network
 

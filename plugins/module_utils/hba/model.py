@@ -185,3 +185,19 @@ class Finding:
     rule: str = ""
     file: str = ""
     line: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload."""
+
+    major: int
+    roles: dict[str, frozenset[str]] = field(default_factory=dict)
+    databases: frozenset[str] = frozenset()
+    ssl: bool = True
+    rules: tuple[Rule, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    mappings: tuple[UserMapping, ...] = ()
+    stale: tuple[str, ...] = ()
+    loaded_at: str = ""
+    own: Question = field(default_factory=lambda: Question("", ""))

@@ -19,7 +19,7 @@ from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping
 from .reading import as_ip, method_problem, options_problem
 
 if TYPE_CHECKING:
-    from .catalog import State
+    from .model import State
 
 _KEYS = ("type", "databases", "roles", "addresses", "method", "options", "comment", "replication")
 _DATABASE_WORDS = ("all", "sameuser", "samerole")

@@ -32,8 +32,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind, c.relispartition, c.relro
    UNION ALL SELECT x.oid, x.typbasetype FROM base JOIN pg_catalog.pg_type x ON x.oid = base.next)
   SELECT pg_catalog.format_type(base.oid, NULL) FROM base WHERE base.next = 0) END,
  EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = a.attnum),
- (SELECT min(x.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-  WHERE i.indrelid = c.oid AND NOT i.indisvalid AND c.relkind = 'r' AND x.relname ~ '_tenant(_[0-9a-f]{8})?$'),
+ (SELECT pg_catalog.array_agg(x.relname::text) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+  WHERE i.indrelid = c.oid AND NOT i.indisvalid AND c.relkind = 'r'),
  (SELECT pg_catalog.jsonb_object_agg(r.rolname, pg_catalog.jsonb_build_array(
    pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT'), pg_catalog.has_any_column_privilege(r.oid, c.oid, 'INSERT'),
    pg_catalog.has_any_column_privilege(r.oid, c.oid, 'UPDATE'), pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE')))
@@ -144,7 +144,7 @@ def read_tables(
                 tuple(policies.get(oid, ())),
                 {role: frozenset(word for word, has in zip(COMMANDS, each) if has) for role, each in (may or {}).items()},
                 tuple(keys.get(oid, ())),
-                invalid,
+                frozenset(invalid or ()),
             )
         )
     return tuple(found)

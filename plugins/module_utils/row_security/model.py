@@ -73,7 +73,7 @@ class ForeignKey:
 class Table:
     """A table of the database. kind: pg_class.relkind. column: the tenant column, None where the table has none.
 
-    invalid_index: an index for the tenant that CREATE INDEX CONCURRENTLY has left unfinished.
+    invalid_indexes: those that CREATE INDEX CONCURRENTLY has left unfinished.
 
     privileges: role -> the commands that the role may use on the table, by itself, by membership or on some of its columns.
     """
@@ -89,7 +89,7 @@ class Table:
     policies: tuple[RowPolicy, ...] = ()
     privileges: Mapping[str, frozenset[str]] = field(default_factory=dict)
     foreign_keys: tuple[ForeignKey, ...] = ()
-    invalid_index: str | None = None
+    invalid_indexes: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:

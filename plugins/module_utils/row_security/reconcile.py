@@ -162,10 +162,10 @@ def _index(database: str, tenancy: Tenancy, table: Table) -> Iterator[Change]:
     found = parent_of(tenancy, table)
     columns = (tenancy.column,) if has_tenant(tenancy, table) else found[1].columns if found else ()
     about = f"table {table.label}"
-    if table.invalid_index is not None:
-        drop = compose("DROP INDEX CONCURRENTLY {}", identifier(table.schema, table.invalid_index))
-        yield Change(about, f"{about}  -index {table.invalid_index} (invalid: a former run was interrupted)", drop, database)
     name = index_name(table, columns)
+    if name in table.invalid_indexes:
+        drop = compose("DROP INDEX CONCURRENTLY {}", identifier(table.schema, name))
+        yield Change(about, f"{about}  -index {name} (invalid: an earlier run was interrupted)", drop, database)
     # A partitioned table takes the indexes of its partitions over, without reading a row.
     kind = keywords("INDEX" if table.kind == "p" else "INDEX CONCURRENTLY")
     make = compose("CREATE {} {} ON {} ({})", kind, identifier(name), _name(table), listed(identifier(column) for column in columns))

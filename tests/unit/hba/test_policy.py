@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.catalog import State
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
 
 ADMINISTRATOR = {"type": "local", "databases": "all", "roles": "postgres", "method": "peer", "options": {"map": "tests"}}
