@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import Server, majors, remove_all, running, start
+from tests.servers import SCRATCH, Server, majors, remove_all, running, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,14 @@ def mine(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of the test file's own, whose files, settings and rules are what its tests change."""
     with running(request.param) as started:
         yield started
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory of the test's own that every user can reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="bulwark-test-", dir=SCRATCH) as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
 
 
 def _major(item: pytest.Item) -> int | None:

@@ -112,6 +112,14 @@ LEAKS: dict[str, tuple[str, set[str], tuple[str, Any, Any] | None]] = {
         {"volatile_function"},
         None,
     ),
+    "leakproof": (
+        (
+            "CREATE FUNCTION app.trusted(int) RETURNS boolean LANGUAGE sql STABLE LEAKPROOF AS 'SELECT $1 = 1'; "
+            "CREATE POLICY trusted ON app.orders AS RESTRICTIVE TO app_service USING (app.trusted(tenant_id))"
+        ),
+        {"volatile_function"},
+        None,
+    ),
     "publication": ("CREATE PUBLICATION everything FOR TABLE app.orders", {"publication"}, None),
     "sequence": ("GRANT SELECT ON ALL SEQUENCES IN SCHEMA app TO app_service", {"sequence"}, ("SELECT last_value FROM app.orders_id_seq", 10, "42501")),
     "nullable": ("ALTER TABLE app.orders ALTER tenant_id DROP NOT NULL", {"nullable"}, None),

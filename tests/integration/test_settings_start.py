@@ -55,17 +55,15 @@ def test_faults_that_a_reload_does_not_show_are_refused(mine: Server, method: st
     mine.restart()  # with whatever the runs have left
 
 
-def test_what_the_server_starts_with_is_accepted(mine: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_server_starts_with_is_accepted(mine: Server, public_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are named relative to the data directory, libraries, and what the server listens on included. Nothing is left behind."""
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o777)  # the server's account makes its way there
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(public_path))
     settings: dict[str, Any] = {"ssl_ciphers": "HIGH:!aNULL", "ssl_ca_file": "server.crt", "ssl_min_protocol_version": "TLSv1.3", "shared_buffers": "64MB"}
     settings |= {"shared_preload_libraries": ["auto_explain"], "max_connections": 120, "log_destination": "csvlog"}
     result = module.run(mine, "pg_settings", settings=settings)
     assert not result.get("failed"), result["msg"]
     assert module.run(mine, "pg_settings", settings=settings)["changed"] is False
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(public_path) == []
     mine.restart()
     assert module.run(mine, "pg_settings", settings=settings)["pending_restart"] == []
     assert mine.psql("SHOW ssl_ca_file") == "server.crt"

@@ -190,6 +190,14 @@ def test_sqlalchemy_sessions_and_engines(shop: Server, driver: str) -> None:
             assert session.execute(count).one()[0] == 0
     with engine.connect() as connection:
         assert connection.execute(count).one()[0] == 0
+    with made() as session:
+        assert session.execute(count).one()[0] == 0
+        with tenant_scope(2):
+            session.begin_nested()
+            with pytest.raises(TenantError, match="has begun without this tenant"):
+                session.execute(count)
+    with tenant_scope(2), made(info={"tenant": 1}) as session, pytest.raises(TenantError, match="the scope has another"):
+        session.execute(count)
     use_with_engine(engine)
     with tenant_scope(2), engine.begin() as connection:
         assert tuple(connection.execute(count).one()) == (2, 1, 2)
@@ -290,6 +298,17 @@ with tenant_atomic(3):
     except TenantError:
         pass
 assert count()[0] == 0
+with transaction.atomic():
+    for number in (1, 2):
+        with tenant_atomic(number):
+            assert count()[0] == number
+        assert count()[0] == 0, "the tenant has outlived its block"
+    try:
+        with tenant_atomic(3):
+            raise KeyError
+    except KeyError:
+        pass
+    assert count()[0] == 0
 print("fine")
 """
 
@@ -317,8 +336,8 @@ def pgbouncer(server: Server, directory: Path) -> Iterator[int]:
     if os.geteuid() == 0:  # it refuses to run as root
         nobody = pwd.getpwnam("nobody")
         account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for path in (directory, *directory.parents[:3], *directory.iterdir()):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        for path in (directory, *directory.iterdir()):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
     process = subprocess.Popen([program, str(directory / "pgbouncer.ini")], stderr=subprocess.PIPE, text=True, cwd="/", **account)
     try:
         deadline = time.monotonic() + 20
@@ -338,9 +357,9 @@ def pgbouncer(server: Server, directory: Path) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not (shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()), reason="pgbouncer is not installed")
-def test_behind_pgbouncer_in_transaction_mode(shop: Server, tmp_path: Path) -> None:
+def test_behind_pgbouncer_in_transaction_mode(shop: Server, public_path: Path) -> None:
     """Two applications share one connection of the server, turn by turn; what either leaves behind the other would find."""
-    with pgbouncer(shop, tmp_path) as port:
+    with pgbouncer(shop, public_path) as port:
         one, two = (psycopg.connect(host="127.0.0.1", port=port, user="app", dbname="shop", prepare_threshold=None, autocommit=True) for _number in range(2))
         with one, two:
             backends = set()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import enum
 import re
 import uuid
 from typing import TYPE_CHECKING, Any, Callable, Union
@@ -48,7 +49,7 @@ class OutsideTransactionError(TenantError):
 
 def tenant_text(value: Tenant) -> str:
     """The text of a tenant's key. Raises TypeError for anything but str, int and UUID, ValueError for an empty one."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, uuid.UUID)):
+    if isinstance(value, (bool, enum.Enum)) or not isinstance(value, (str, int, uuid.UUID)):
         raise TypeError(f"a tenant is a str, an int or a UUID, not {type(value).__name__}")
     text = str(value)
     if not text.strip() or "\0" in text:
@@ -64,7 +65,7 @@ def _parameters(value: Tenant, setting: str) -> dict[str, str]:
 
 def _check(row: Any) -> None:
     if row is None:
-        raise TenantError("the transaction has another tenant already: end it first")
+        raise TenantError("the transaction has another tenant already (or the session: somebody has set one with SET): end it first")
 
 
 # psycopg 3 and psycopg2
@@ -143,27 +144,34 @@ def tenant_scope(value: Tenant) -> Iterator[None]:
         _scope.reset(token)
 
 
-def _set_by_sqlalchemy(connection: Any, value: Tenant | None, setting: str) -> None:
+def _set_by_sqlalchemy(connection: Any, value: Tenant | None, setting: str, *, nested: bool = False) -> None:
     if value is None:
         return  # and the database shows no rows
     import sqlalchemy
 
     parameters = _parameters(value, setting)
-    _check(connection.execute(sqlalchemy.text(_NAMED), parameters).first())
+    if not nested:
+        _check(connection.execute(sqlalchemy.text(_NAMED), parameters).first())
     kept = connection.execute(sqlalchemy.text("SELECT pg_catalog.current_setting(:name, true)"), {"name": setting}).scalar()
-    if kept != parameters["tenant"]:
-        raise OutsideTransactionError("the connection is in autocommit mode: the tenant is gone already")
+    if kept == parameters["tenant"]:
+        return
+    if nested:  # the tenant would stay when the savepoint is released
+        raise TenantError("the transaction around this savepoint has begun without this tenant: name it before the transaction begins")
+    raise OutsideTransactionError("the connection is in autocommit mode: the tenant is gone already")
 
 
 def use_with_sessions(target: Any, *, setting: str = SETTING) -> None:
-    """Set the tenant in each transaction of SQLAlchemy sessions: session.info["tenant"], or that of tenant_scope.
+    """Set the tenant in each transaction of SQLAlchemy sessions: session.info["tenant"], or that of tenant_scope when it begins.
 
     target: a sessionmaker, a Session class, or one session; of an AsyncSession, its sync_session or sync_session_class.
     """
     import sqlalchemy
 
-    def after_begin(session: Any, _transaction: Any, connection: Any) -> None:
-        _set_by_sqlalchemy(connection, session.info.get("tenant", _scope.get()), setting)
+    def after_begin(session: Any, transaction: Any, connection: Any) -> None:
+        said, scope = session.info.get("tenant"), _scope.get()
+        if said is not None and scope is not None and tenant_text(said) != tenant_text(scope):
+            raise TenantError("the session has a tenant of its own (info), and the scope has another")
+        _set_by_sqlalchemy(connection, scope if said is None else said, setting, nested=transaction.nested)
 
     sqlalchemy.event.listen(target, "after_begin", after_begin)
 
@@ -187,11 +195,18 @@ def tenant_atomic(value: Tenant, *, using: str | None = None, setting: str = SET
     from django.db import connections, transaction
 
     parameters = _parameters(value, setting)
+    connection = connections[using or "default"]
+    inner = connection.in_atomic_block
     with transaction.atomic(using=using):
-        with connections[using or "default"].cursor() as cursor:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT COALESCE(pg_catalog.current_setting(%(name)s, true), '')", parameters)
+            (before,) = cursor.fetchone()
             cursor.execute(_POSITIONAL, parameters)
             _check(cursor.fetchone())
         yield
+        if inner and not before and not connection.needs_rollback:  # the transaction goes on without the tenant
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_catalog.set_config(%(name)s, '', true)", parameters)
 
 
 class TenantMiddleware:

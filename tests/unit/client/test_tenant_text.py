@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import enum
 import sys
 import uuid
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_the_text_of_a_tenant(value: Any, text: str) -> None:
     assert tenant_context.tenant_text(value) == text
 
 
-@pytest.mark.parametrize("value", [None, True, 1.5, b"x", [1], object()])
+@pytest.mark.parametrize("value", [None, True, 1.5, b"x", [1], object(), enum.IntEnum("E", "A").A])
 def test_what_is_no_tenant(value: Any) -> None:
     with pytest.raises(TypeError, match="a tenant is"):
         tenant_context.tenant_text(value)
