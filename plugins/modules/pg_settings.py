@@ -184,6 +184,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Effect
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import (
     Options,
     OutOfReachError,
@@ -227,7 +228,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
             "restart_required": False,
             "pending_restart": [],
         }
-    changed = bool(planned)
+    changed = bool(planned.plan)
 
     def run_command(command: list[str]) -> tuple[int, str]:
         code, _output, error = module.run_command(command, cwd="/")
@@ -235,25 +236,27 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
 
     if changed and not module.check_mode:
         apply(server, planned, run_command, patroni)
-    elif changed and not any(each.name.startswith("ssl_") and each.name.endswith("_file") for each in planned.differences):
+    elif changed and not any(each.object.startswith("ssl_") and each.object.endswith("_file") for each in planned.parameters):
         check_start(planned, run_command)  # in check mode, files that an earlier task would install are not there yet
     pending = waiting(server, planned) if not module.check_mode else planned.facts.pending_restart
-    count = len(planned.differences)
+    count = len(planned.parameters)
     done = (
         f"{count} setting{'s' if count != 1 else ''} {'would change' if module.check_mode else 'changed'}"
         if changed
         else "Everything is as declared"
     )
-    if planned.stale:
+    if planned.plan.of(Effect.RELOAD):
         done = "The server would load its settings" if module.check_mode else "The server has loaded its settings"
     waits = f"; waiting for a restart: {', '.join(pending)}" if pending else ""
     return {
         "changed": changed,
-        "settings": [asdict(difference) for difference in planned.differences],
-        "diff": {"prepared": planned.diff() if changed else ""},
+        "settings": [
+            {"name": each.object, "before": each.before, "after": each.after, "context": each.context} for each in planned.parameters
+        ],
+        "diff": {"prepared": planned.plan.diff()},
         "file": planned.file,
         "method": planned.method,
-        "reset": list(planned.resets),
+        "reset": [each.object for each in planned.plan.of(Effect.RESET)],
         "unknown": list(planned.policy.skipped),
         "pending_restart": list(pending),
         "restart_required": bool(pending),

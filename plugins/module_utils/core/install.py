@@ -169,7 +169,7 @@ def _take_back(server: Server, database: Database, undo: list[Undo], loading: bo
 
 
 @dataclass(frozen=True)
-class PatroniChange:
+class PatroniPatch:
     """A change of Patroni's dynamic configuration, and what undoes it. patience: seconds until each member has heard of it."""
 
     patch: dict[str, Any]
@@ -177,26 +177,26 @@ class PatroniChange:
     patience: float
 
 
-def install_by_patroni(patroni: Patroni, change: PatroniChange, missing: Callable[[bool], str | None]) -> None:
-    """Send a change, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was.
+def install_by_patroni(patroni: Patroni, patch: PatroniPatch, missing: Callable[[bool], str | None]) -> None:
+    """Send a patch, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was.
 
     missing: what the server does not have yet, None where it has everything; asked with True for the last time, when it has had time
     enough.
     """
-    patroni.patch(change.patch)
+    patroni.patch(patch.patch)
     try:
-        deadline = time.monotonic() + change.patience
+        deadline = time.monotonic() + patch.patience
         while True:
             late = time.monotonic() > deadline
             found = missing(late)
             if found is None:
                 return
             if late:
-                text = f"{change.patience:g} s after the change of Patroni's dynamic configuration {found}"
+                text = f"{patch.patience:g} s after the change of Patroni's dynamic configuration {found}"
                 raise BulwarkError(f"{text} (Patroni's configuration file on this host overrides it, and so does ALTER SYSTEM)")
             time.sleep(_PAUSE)
     except BaseException as error:
-        patroni.patch(change.undo)
+        patroni.patch(patch.undo)
         if isinstance(error, BulwarkError):
             raise BulwarkError(f"{error}; Patroni's dynamic configuration is as it was") from None
         raise

@@ -8,6 +8,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable
 
 from .database import Database, StatementError
@@ -26,11 +27,26 @@ _FIRST_PAUSE = 0.2  # seconds; doubles with every retry
 _LONGEST_PAUSE = 5.0
 
 
+class Effect(Enum):
+    """What a change does to its object. WRITE: what is written as a whole, such as a file. RELOAD: the server reads its files again."""
+
+    CREATE = "create"
+    ALTER = "alter"
+    DROP = "drop"
+    GRANT = "grant"
+    REVOKE = "revoke"
+    RESET = "reset"
+    WRITE = "write"
+    RELOAD = "reload"
+
+
 @dataclass(frozen=True)
 class Change:
-    """One step: the object it is about, a description for a person, and the SQL.
+    """One step: the object it is about, a description for a person, and what makes it.
 
-    database: where it runs, None for what belongs to the whole server. statement: composed SQL, or a SecretStatement.
+    description: empty where the other changes of its section say all. statement: composed SQL, a SecretStatement, or what core.install
+    takes (a step, a patch of Patroni's configuration); None where another change makes this one, too.
+    database: where it runs, None for what belongs to the whole server. section: its heading in the diff, None for that of its database.
     granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that
     somebody once
     granted to a role, not PUBLIC's.
@@ -40,9 +56,16 @@ class Change:
     description: str
     statement: Any
     database: str | None = None
+    effect: Effect = Effect.ALTER
+    section: str | None = None
     granted: int = 0
     revoked: int = 0
     revoked_from_roles: int = 0
+
+    @property
+    def heading(self) -> str:
+        """Under what the diff shows it."""
+        return self.section or (f"database {self.database}" if self.database else "server")
 
     @property
     def secret(self) -> bool:
@@ -87,19 +110,29 @@ class Plan:
         """How many privileges the plan takes."""
         return sum(change.revoked for change in self.changes)
 
+    def of(self, *effects: Effect) -> tuple[Change, ...]:
+        """The changes that have one of the effects, in order."""
+        return tuple(change for change in self.changes if change.effect in effects)
+
+    @property
+    def steps(self) -> list[Any]:
+        """What makes the changes, for core.install."""
+        return [change.statement for change in self.changes if change.statement is not None]
+
     def sql(self, database: Database) -> list[str]:
         """The statements in order, secrets hidden."""
         return [change.sql(database) for change in self.changes]
 
     def diff(self) -> str:
-        """The plan in the policy's own terms, a heading for each database."""
+        """The plan in the policy's own terms, a heading for each section."""
         lines: list[str] = []
-        place: str | None = ""
+        heading = ""
         for change in self.changes:
-            if change.database != place:
-                place = change.database
-                lines.append(f"database {place}" if place else "server")
-            lines.append(f"  {change.description}")
+            if change.heading != heading:
+                heading = change.heading
+                lines.append(heading)
+            if change.description:
+                lines.append(f"  {change.description}")
         return "\n".join(lines) + "\n" if lines else ""
 
     def counted(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
-from ..core.install import PatroniChange, install_by_patroni, patience_of
+from ..core.install import PatroniPatch, install_by_patroni, patience_of
 from .catalog import file_errors, read_state
 from .match import first_match
 from .model import Question
@@ -28,7 +28,7 @@ WHERE a.application_name LIKE 'Patroni%' OR (a.backend_type = 'walsender' AND a.
 """
 
 
-def plan_patroni(policy: Policy, patroni: Patroni) -> PatroniChange | None:
+def plan_patroni(policy: Policy, patroni: Patroni) -> PatroniPatch | None:
     """What has to change in the dynamic configuration; None for nothing."""
     config = patroni.config()
     there = config.get("postgresql") or {}
@@ -38,7 +38,7 @@ def plan_patroni(policy: Policy, patroni: Patroni) -> PatroniChange | None:
     before = {key: there.get(key) for key in wanted}
     if before == wanted:
         return None
-    return PatroniChange({"postgresql": wanted}, {"postgresql": before}, patience_of(config))
+    return PatroniPatch({"postgresql": wanted}, {"postgresql": before}, patience_of(config))
 
 
 def check_patroni(policy: Policy, state: State, database: Database) -> None:
@@ -52,7 +52,7 @@ def check_patroni(policy: Policy, state: State, database: Database) -> None:
             raise BulwarkError(f'these rules would lock out Patroni, which connects as "{role}" {where} {what}; nothing was changed')
 
 
-def apply_patroni(server: Server, patroni: Patroni, change: PatroniChange, policy: Policy, facts: ClusterFacts) -> None:
+def apply_patroni(server: Server, patroni: Patroni, change: PatroniPatch, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, wait until this member's server has the rules, and connect under them. Raises BulwarkError; all is then as it was."""
 
     def missing(_late: bool) -> str | None:

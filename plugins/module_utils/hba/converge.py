@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
-from ..core.install import FileText, Installation, PatroniChange, changed_files, install
+from ..core.install import FileText, Installation, PatroniPatch, changed_files, install
 from .by_patroni import apply_patroni, check_patroni, plan_patroni
 from .catalog import file_errors, read_state
 from .lint import lint
@@ -56,7 +56,7 @@ class Planned:
     state: State
     policy: Policy
     files: tuple[FileText, ...]
-    change: PatroniChange | None = None
+    change: PatroniPatch | None = None
 
     def __bool__(self) -> bool:
         return bool(self.files or self.change or self.state.stale)

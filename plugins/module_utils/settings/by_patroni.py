@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Mistake, PolicyError
-from ..core.install import PatroniChange, install_by_patroni, patience_of
+from ..core.install import PatroniPatch, install_by_patroni, patience_of
 from ..core.parameters import split_setting
+from ..core.plan import Change, Effect, Plan
 from .catalog import read_state
-from .reconcile import Difference, not_in_force, shown
+from .reconcile import not_in_force, parameter_change, shown
 from .values import as_text, same
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
     from .model import Policy, State, Wanted
+    from .reconcile import ParameterChange
 
 # Patroni ignores what its dynamic configuration says of these, or needs them as they are.
 _PATRONIS_OWN = frozenset(
@@ -43,16 +45,18 @@ _PATRONIS_OWN = frozenset(
 _KEY = "bulwark"  # Patroni keeps keys that it does not know
 
 
+_PLACE = "Patroni's dynamic configuration"
+_SECTION = f"settings in {_PLACE}"
+
+
 @dataclass(frozen=True)
-class Change(PatroniChange):
+class SettingsPatch(PatroniPatch):
     """gone: the settings that leave the configuration, with what they were there."""
 
     gone: Mapping[str, str]
 
 
-def plan_patroni(
-    policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str
-) -> tuple[Policy, tuple[Difference, ...], Change | None]:
+def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path_prefix: str) -> tuple[Policy, Plan]:
     """What has to change in the dynamic configuration. Raises PolicyError for what is Patroni's own, BulwarkError."""
     asked = [wanted for wanted in policy.wanted if not wanted.path.startswith("baseline.")]
     mistakes = [
@@ -65,16 +69,17 @@ def plan_patroni(
     documents: dict[str, Any] = config.get(_KEY) or {}
     owned = [str(each) for each in documents.get(name) or []]
     policy = replace(policy, wanted=tuple(_with_theirs(each, there) for each in policy.wanted if each.name not in _PATRONIS_OWN))
-    found = [*_wanted(policy, state, there), *_gone(policy, state, there, owned)]
+    found = sorted([*_wanted(policy, state, there), *_gone(policy, state, there, owned)], key=lambda each: each.object)
     names = [each.name for each in policy.wanted]
     if not found and names == owned:
-        return policy, (), None
+        return policy, Plan()
     values = {each.name: as_text(each.name, each.value) for each in policy.wanted}
-    changed = {each.name: values.get(each.name) for each in found}
+    changed = {each.object: values.get(each.object) for each in found}
     patch = {"postgresql": {"parameters": changed}, _KEY: {name: names or None}}
     undo = {"postgresql": {"parameters": {each: there.get(each) for each in changed}}, _KEY: {name: owned or None}}
-    gone = {each.name: _text(there[each.name]) for each in found if each.name not in values}
-    return policy, tuple(sorted(found, key=lambda each: each.name)), Change(patch, undo, patience_of(config), gone)
+    gone = {each.object: _text(there[each.object]) for each in found if each.object not in values}
+    sent = SettingsPatch(patch, undo, patience_of(config), gone)
+    return policy, Plan((Change(_PLACE, "" if found else "comments", sent, None, Effect.WRITE, _SECTION), *found))
 
 
 def _with_theirs(wanted: Wanted, there: Mapping[str, Any]) -> Wanted:
@@ -90,7 +95,7 @@ def _text(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
-def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[Difference]:
+def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[ParameterChange]:
     found = []
     for wanted in policy.wanted:
         definition = state.definitions.get(wanted.name)
@@ -100,23 +105,18 @@ def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[Diff
         )
         if not equal:
             was = before if before is not None else definition.setting if definition else None
-            told = None if was is None else shown(definition, was, wanted.name)
-            found.append(
-                Difference(wanted.name, told, shown(definition, wanted.value, wanted.name), definition.context if definition else "user")
-            )
+            before = None if was is None else shown(definition, was, wanted.name)
+            found.append(parameter_change(wanted.name, definition, before, shown(definition, wanted.value, wanted.name), _SECTION))
     return found
 
 
-def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[str]) -> list[Difference]:
+def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[str]) -> list[ParameterChange]:
     names = {each.name for each in policy.wanted}
     left = [name for name in owned if name not in names and name in there]
-    return [
-        Difference(name, _text(there[name]), None, state.definitions[name].context if name in state.definitions else "user")
-        for name in left
-    ]
+    return [parameter_change(name, state.definitions.get(name), _text(there[name]), None, _SECTION) for name in left]
 
 
-def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Policy, facts: ClusterFacts) -> None:
+def apply_patroni(server: Server, patroni: Patroni, patch: SettingsPatch, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, and wait until this member's server has it. Raises BulwarkError; the dynamic configuration is then as it was."""
 
     def missing(late: bool) -> str | None:
@@ -126,9 +126,9 @@ def apply_patroni(server: Server, patroni: Patroni, change: Change, policy: Poli
         if wrong:
             return f"this server still has other values: {'; '.join(wrong)}"
         # What left the configuration may be the same elsewhere.
-        return "settings are still there" if not late and _still_there(change.gone, state) else None
+        return "settings are still there" if not late and _still_there(patch.gone, state) else None
 
-    install_by_patroni(patroni, change, missing)
+    install_by_patroni(patroni, patch, missing)
 
 
 def _still_there(gone: Mapping[str, str], state: State) -> bool:

@@ -13,28 +13,33 @@ from ..core.facts import read_facts
 from ..core.files import make_directory, read_text, remove
 from ..core.install import FileText, Installation, Statement, changed_files, check_writable, install
 from ..core.parameters import split_setting
+from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, listed, literal
-from .by_patroni import Change, apply_patroni, plan_patroni
+from .by_patroni import apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
 from .policy import read_policy
 from .reconcile import (
     INCLUDE,
-    Difference,
     Override,
-    differences,
+    ParameterChange,
+    file_changes,
     file_text,
     include_directory,
     merged,
     not_in_force,
     overrides,
+    parameter_change,
     still_loaded,
 )
 from .start import RunCommand, as_account, start_problem
 from .values import as_text, same
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
+    from ..core.install import Step
     from ..core.patroni import Patroni
     from .model import Entry, Policy, State, Value
 
@@ -60,49 +65,30 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. resets: parameters for ALTER SYSTEM RESET.
+    """The plan, and what it was made from. file: the file that holds the settings, None where none of ours does."""
 
-    stale: what the server has not loaded yet, though the files hold it, as after a run that was killed before the reload.
-    """
-
+    plan: Plan
     method: str
     policy: Policy
     state: State
     facts: ClusterFacts
-    file: str | None
-    files: tuple[FileText, ...]
-    differences: tuple[Difference, ...]
-    overridden: tuple[Override, ...]
-    change: Change | None = None
-    stale: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.files or self.overridden or self.change or self.stale or (self.method == "alter_system" and self.differences))
+    file: str | None = None
 
     @property
-    def resets(self) -> tuple[str, ...]:
-        """The parameters that ALTER SYSTEM has set and that are to come from our file."""
-        return tuple(sorted({override.name for override in self.overridden}))
+    def parameters(self) -> tuple[ParameterChange, ...]:
+        """The parameters that change."""
+        return tuple(change for change in self.plan.changes if isinstance(change, ParameterChange))
 
     @property
     def for_restart(self) -> bool:
         """Whether something that only a restart can bring is among the changes."""
-        return any(each.context == "postmaster" for each in self.differences)
+        return any(change.context == "postmaster" for change in self.parameters)
 
     @property
     def previous(self) -> str | None:
         """Where the file as it was is kept until a restart has shown that the server starts with the new one."""
         directory, name = os.path.split(self.file or "")
         return os.path.join(directory, f".{name}.previous") if self.file else None
-
-    def diff(self) -> str:
-        """The changes as a person reads them."""
-        lines = [f"  {each.line()}" for each in self.differences] + [f"  {name}: ALTER SYSTEM RESET" for name in self.resets]
-        headings = {"patroni": "settings in Patroni's dynamic configuration", "alter_system": "settings by ALTER SYSTEM"}
-        heading = headings.get(self.method, f"settings in {self.file}")
-        if self.stale:
-            return "\n".join(["reload: the server has not loaded its settings", *(f"  {each}" for each in self.stale)]) + "\n"
-        return "\n".join([heading, *lines]) + "\n" if lines else f"{heading}\n  comments\n" if self else ""
 
 
 def plan(server: Server, document: Any, baseline: str, options: Options, path_prefix: str) -> Planned:
@@ -113,8 +99,8 @@ def plan(server: Server, document: Any, baseline: str, options: Options, path_pr
     method = _method(options.method, facts)
     policy = read_policy(document, baseline, state, path_prefix)
     if method == "patroni":
-        policy, changed, change = plan_patroni(policy, state, options.name, options.patroni, path_prefix)
-        return Planned(method, policy, state, facts, None, (), changed, (), change)
+        policy, changes = plan_patroni(policy, state, options.name, options.patroni, path_prefix)
+        return Planned(changes, method, policy, state, facts)
     if method == "alter_system":
         return _plan_alter_system(policy, state, facts)
     return _plan_file(policy, state, facts, options)
@@ -154,29 +140,50 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
     found = overrides(policy, state, file, config, line)
     blocking = [each for each in found if options.overrides != "reset" or not each.by_alter_system]
     if blocking:
-        told = "\n".join(f"  - {each.told()}" for each in blocking)
-        raise BulwarkError(f"these are read after {file} and override the policy; nothing was changed:\n{told}")
+        remedies = "\n".join(f"  - {each.remedy()}" for each in blocking)
+        raise BulwarkError(f"these are read after {file} and override the policy; nothing was changed:\n{remedies}")
     files = changed_files({**texts, file: file_text(policy)})
     if not os.path.isdir(directory):
         check_writable(config)
-    planned = Planned("file", policy, state, facts, file, files, differences(policy, state, file), found)
-    return planned if planned else replace(planned, stale=(*not_in_force(policy, state), *still_loaded(state, file)))
+    section = f"settings in {file}"
+    changes = [*file_changes(policy, state, file, section), *_resets(found, section)] if files or found else []
+    written = [Change(each.path, "", each, None, Effect.WRITE, section) for each in files]
+    if written and not changes:
+        written[0] = replace(written[0], description="comments")
+    plan = Plan((*written, *changes)) or _reload((*not_in_force(policy, state), *still_loaded(state, file)))
+    return Planned(plan, "file", policy, state, facts, file)
+
+
+def _resets(found: Iterable[Override], section: str) -> list[Change]:
+    """What ALTER SYSTEM has to give up, since it is to come from our file."""
+    values = {override.name: override.value for override in found}
+    return [
+        Change(name, f"{name}: ALTER SYSTEM RESET", Statement(_reset(name), _set(name, values[name])), None, Effect.RESET, section)
+        for name in sorted(values)
+    ]
+
+
+def _reload(stale: Iterable[str]) -> Plan:
+    """What the server has not loaded yet, though the files hold it, as after a run that was killed before the reload."""
+    section = "reload: the server has not loaded its settings"
+    return Plan(tuple(Change("server", each, None, None, Effect.RELOAD, section) for each in stale))
 
 
 def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
     auto = next((entry.file for entry in state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"), "")
     policy = replace(policy, wanted=tuple(merged(wanted, state, auto) for wanted in policy.wanted))
     _check_empty(policy, state, auto)
-    changed = []
+    set_before = {entry.name: entry.value for entry in state.entries if entry.file == auto}
+    changed: list[Change] = []
     for wanted in policy.wanted:
-        definition = state.definitions.get(wanted.name)
+        definition, name = state.definitions.get(wanted.name), wanted.name
         last = next((entry.value for entry in reversed(state.entries) if entry.name == wanted.name), None)
         current = last if last is not None else definition.setting if definition else ""
         if definition is None or not same(definition, current, wanted.value):
-            context = definition.context if definition else "user"
-            changed.append(Difference(wanted.name, current, as_text(wanted.name, wanted.value), context))
-    planned = Planned("alter_system", policy, state, facts, None, (), tuple(changed), ())
-    return planned if planned else replace(planned, stale=not_in_force(policy, state))
+            change = parameter_change(name, definition, current, as_text(name, wanted.value), "settings by ALTER SYSTEM")
+            undo = _set(name, set_before[name]) if name in set_before else _reset(name)
+            changed.append(replace(change, statement=Statement(_set(name, wanted.value), undo)))
+    return Planned(Plan(tuple(changed)) or _reload(not_in_force(policy, state)), "alter_system", policy, state, facts)
 
 
 def _check_empty(policy: Policy, state: State, auto: str) -> None:
@@ -193,10 +200,11 @@ def _check_empty(policy: Policy, state: State, auto: str) -> None:
 def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Patroni) -> None:
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     check_start(planned, run_command)
-    if planned.change is not None:
-        apply_patroni(server, patroni, planned.change, planned.policy, planned.facts)
+    if planned.method == "patroni":
+        for patch in planned.plan.steps:
+            apply_patroni(server, patroni, patch, planned.policy, planned.facts)
     elif planned.method == "alter_system":
-        install(server, Installation(_by_alter_system(planned), lambda: _verify(server, planned), _AS_BEFORE))
+        install(server, Installation(planned.plan.steps, lambda: _verify(server, planned), _AS_BEFORE))
     else:
         _check_before(planned)
         make_directory(os.path.dirname(planned.file or ""))
@@ -211,7 +219,7 @@ def check_start(planned: Planned, run_command: RunCommand) -> None:
 
     Of TLS, for one, the running server only logs a fault.
     """
-    changed = {each.name for each in planned.differences if each.after is not None}
+    changed = {change.object for change in planned.parameters if change.after is not None}
     values = {each.name: as_text(each.name, each.value) for each in planned.policy.wanted if each.name in changed}
     problem = start_problem(planned.facts, values, run_command)
     if problem:
@@ -221,16 +229,15 @@ def check_start(planned: Planned, run_command: RunCommand) -> None:
 def _check_before(planned: Planned) -> None:
     before = [entry for entry in planned.state.entries if entry.error and not _waits(entry, planned.state)]
     if before:
-        raise BulwarkError(f"the server's configuration has an error already, and would not be reloaded: {_told(before)}")
+        raise BulwarkError(f"the server's configuration has an error already, and would not be reloaded: {_errors(before)}")
 
 
-def _by_file(planned: Planned) -> list[FileText | Statement]:
-    """The files, the one to go back to if the server does not restart, and what ALTER SYSTEM has to give up."""
-    steps: list[FileText | Statement] = list(planned.files)
+def _by_file(planned: Planned) -> list[Step]:
+    """The file to go back to if the server does not restart, and the plan's steps."""
+    before = []
     if planned.for_restart and planned.previous:
-        steps.append(FileText(planned.previous, read_text(planned.file or "") or "", read_text(planned.previous)))
-    steps += [Statement(_reset(override.name), _set(override.name, override.value)) for override in planned.overridden]
-    return steps
+        before.append(FileText(planned.previous, read_text(planned.file or "") or "", read_text(planned.previous)))
+    return [*before, *planned.plan.steps]
 
 
 def waiting(server: Server, planned: Planned) -> tuple[str, ...]:
@@ -250,7 +257,7 @@ def _waits(entry: Entry, state: State) -> bool:
     return definition is not None and definition.context == "postmaster"
 
 
-def _told(entries: list[Entry]) -> str:
+def _errors(entries: list[Entry]) -> str:
     return "; ".join(f"{entry.file} line {entry.line}: {entry.name} {entry.error}".replace("  ", " ") for entry in entries)
 
 
@@ -258,7 +265,7 @@ def _check(database: Database, planned: Planned, run_command: RunCommand) -> Non
     """The server reads its files without applying them; so does its own program, for what only a start would find."""
     wrong = [entry for entry in read_entries(database) if entry.error and not _waits(entry, planned.state)]
     if wrong:
-        raise BulwarkError(f"the server would not take the settings: {_told(wrong)}")
+        raise BulwarkError(f"the server would not take the settings: {_errors(wrong)}")
     facts = planned.facts
     if not (planned.for_restart and facts.bin_directory and facts.data_directory):
         return
@@ -300,13 +307,3 @@ def _set(name: str, value: Value) -> Any:
             return _reset(name)
         return compose("ALTER SYSTEM SET {} = {}", _named(name), listed(literal(item) for item in elements or ("",)))
     return compose("ALTER SYSTEM SET {} = {}", _named(name), literal(str(value)))
-
-
-def _by_alter_system(planned: Planned) -> list[Statement]:
-    auto = {entry.name: entry.value for entry in planned.state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"}
-    changed = {each.name for each in planned.differences}
-    return [
-        Statement(_set(each.name, each.value), _set(each.name, auto[each.name]) if each.name in auto else _reset(each.name))
-        for each in planned.policy.wanted
-        if each.name in changed
-    ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..core.parameters import split_setting
+from ..core.plan import Change, Effect
 from .values import as_text, in_file, readable, same
 
 if TYPE_CHECKING:
@@ -37,22 +38,25 @@ include_dir 'conf.d'
 
 
 @dataclass(frozen=True)
-class Difference:
+class ParameterChange(Change):
     """A parameter that changes. before, after: as a person reads them; None where it is not set."""
 
-    name: str
-    before: str | None
-    after: str | None
-    context: str
+    before: str | None = None
+    after: str | None = None
+    context: str = "user"
 
-    def line(self) -> str:
-        """The change in one line."""
-        if self.after is None:
-            return f"{self.name}: {self.before} -> no longer set here"
-        if self.before is not None and self.before == self.after:
-            return f"{self.name}: {self.after}, now by this policy"
-        restart = " (after a restart)" if self.context == "postmaster" else ""
-        return f"{self.name}: {self.before if self.before not in (None, '') else 'empty'} -> {self.after or 'empty'}{restart}"
+
+def parameter_change(name: str, definition: Definition | None, before: str | None, after: str | None, section: str) -> ParameterChange:
+    """The change of one parameter, with its line of the diff."""
+    context = definition.context if definition else "user"
+    if after is None:
+        effect, line = Effect.DROP, f"{before} -> no longer set here"
+    elif before is not None and before == after:
+        effect, line = Effect.ALTER, f"{after}, now by this policy"
+    else:
+        effect = Effect.CREATE if before is None else Effect.ALTER
+        line = f"{before or 'empty'} -> {after or 'empty'}{' (after a restart)' if context == 'postmaster' else ''}"
+    return ParameterChange(name, f"{name}: {line}", None, None, effect, section, before=before, after=after, context=context)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Override:
         """Whether ALTER SYSTEM RESET removes it."""
         return self.entry is not None and os.path.basename(self.entry.file) == "postgresql.auto.conf"
 
-    def told(self) -> str:
+    def remedy(self) -> str:
         """Where it is, and how it goes away."""
         if self.entry is None:
             return f"{self.name} = {self.value} on the server's command line: take it out of what starts the server"
@@ -109,7 +113,7 @@ def file_text(policy: Policy) -> str:
     return "".join(parts)
 
 
-def differences(policy: Policy, state: State, ours: str) -> tuple[Difference, ...]:
+def file_changes(policy: Policy, state: State, ours: str, section: str) -> list[ParameterChange]:
     """What the new file changes, sorted by name."""
     in_ours = {entry.name: entry.value for entry in state.entries if entry.file == ours}
     found = []
@@ -121,16 +125,12 @@ def differences(policy: Policy, state: State, ours: str) -> tuple[Difference, ..
         winner = _winner(state, wanted.name)
         before = winner.value if winner else definition.setting if definition else None
         was = shown(definition, before, wanted.name) if before is not None else None
-        found.append(Difference(wanted.name, was, after, definition.context if definition else "user"))
+        found.append(parameter_change(wanted.name, definition, was, after, section))
     names = {wanted.name for wanted in policy.wanted}
-    gone = [name for name in in_ours if name not in names]
-    found += [Difference(name, shown(state.definitions.get(name), in_ours[name], name), None, _context(state, name)) for name in gone]
-    return tuple(sorted(found, key=lambda each: each.name))
-
-
-def _context(state: State, name: str) -> str:
-    definition = state.definitions.get(name)
-    return definition.context if definition else "user"
+    for name in (each for each in in_ours if each not in names):
+        definition = state.definitions.get(name)
+        found.append(parameter_change(name, definition, shown(definition, in_ours[name], name), None, section))
+    return sorted(found, key=lambda each: each.object)
 
 
 def _winner(state: State, name: str) -> Entry | None:

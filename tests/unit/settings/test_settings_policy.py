@@ -16,7 +16,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.baseli
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.model import Definition, Entry, Policy, State, Wanted
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.reconcile import (
-    differences,
+    file_changes,
     file_text,
     include_directory,
     merged,
@@ -140,10 +140,10 @@ def test_the_command_line_overrides() -> None:
     assert not found.by_alter_system
 
 
-def test_differences() -> None:
+def test_file_changes() -> None:
     state = State(15, DEFINITIONS, (entry("log_connections", "yes", OURS), entry("port", "5433", OURS)))
     policy = read({"work_mem": "64MB", "log_connections": True, "listen_addresses": "*"})
-    assert [difference.line() for difference in differences(policy, state, OURS)] == [
+    assert [change.description for change in file_changes(policy, state, OURS, "settings")] == [
         "listen_addresses: localhost -> * (after a restart)",
         "port: 5433 -> no longer set here",
         "work_mem: 4MB -> 64MB",
