@@ -136,7 +136,7 @@ def test_what_is_read_later_overrides(other: Entry, wins: bool) -> None:
 def test_the_command_line_overrides() -> None:
     started = {**DEFINITIONS, "work_mem": Definition("work_mem", "integer", "user", "1024", "kB", 64, 2147483647, source="command line")}
     (found,) = overrides(read({"work_mem": "64MB"}), State(15, started), OURS, CONFIG, 50)
-    assert "command line" in found.told()
+    assert "command line" in found.remedy()
     assert not found.by_alter_system
 
 
