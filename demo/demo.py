@@ -34,7 +34,7 @@ DEMO = ROOT / "demo"
 OUTPUT = ROOT / ".work" / "demo"
 CA = OUTPUT / "ca"  # the authority that the first run makes
 HARDEN = "bulwark.postgresql.harden"
-ROLES = ("app_service", "migration_user", "readonly_user", "analyst")
+ROLES = ("app_service", "migration_user", "readonly_user", "analyst", "auditor")
 
 ALLOWED = "allowed"
 REFUSED = "refused"
@@ -87,11 +87,35 @@ PROBES = (
     Probe("old_reporter", "SELECT * FROM app.report_2025", ALLOWED, REFUSED),
 )
 
+# The log is not there before.
+LOG_PROBES = (
+    Probe("auditor", "SELECT count(*) FROM audit.audit_log", "", ALLOWED),
+    Probe("auditor", "DELETE FROM audit.audit_log", "", REFUSED),
+    Probe("auditor", "SELECT email FROM app.users", "", REFUSED),
+    Probe("app_service", "SELECT * FROM audit.audit_log", "", REFUSED),
+    Probe("app_service", "DELETE FROM audit.entries", "", REFUSED),
+    Probe("migration_user", "DROP TABLE audit.entries", "", REFUSED),
+    Probe("migration_user", "SET session_replication_role = replica", "", REFUSED),
+)
+
 # The rows of orders that each role sees, by tenant: in the context of each one, without a context, and in that of something that is no tenant.
 TENANT_ROLES = ("app_service", "readonly_user")
 CONTEXTS = ("1", "2", "3", None, "no-tenant")
 ORDERS_BY_TENANT = """SELECT coalesce(string_agg(format('%s: %s', tenant_id, count), '  ' ORDER BY tenant_id), 'no row')
  FROM (SELECT tenant_id, count(*) FROM app.orders GROUP BY 1) o"""
+
+# What the application does for its user Alice, and what the log says of it: who, what, when.
+CHANGES = """BEGIN;
+SELECT set_config('app.current_tenant_id', '1', true), set_config('app.current_user', 'alice@example.com', true) \\g /dev/null
+UPDATE app.user_profiles SET phone = '555-0100', ssn = '078-05-1120' WHERE user_id = 3;
+UPDATE app.orders SET state = 'shipped' WHERE id = (SELECT min(id) FROM app.orders WHERE state = 'paid');
+INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'Winter sale');
+COMMIT;"""
+RECORDS = """SELECT format('%s %s %s by %s: %s', action, table_name, record_id, changed_by,
+  coalesce(string_agg(format('%s = %s', key, n.value), ', ' ORDER BY key), ''))
+ FROM audit.audit_log l LEFT JOIN LATERAL jsonb_each_text(new_values) n ON old_values IS NULL OR old_values->>key IS DISTINCT FROM n.value
+ WHERE key IS NULL OR key NOT IN ('id', 'tenant_id', 'owner_id', 'created_at', 'updated_at')
+ GROUP BY l.id, action, table_name, record_id, changed_by ORDER BY l.id"""
 
 # Some of what the server has after the first run; the baseline's but for work_mem.
 SETTINGS = {
@@ -186,6 +210,19 @@ def tenants_seen(server: servers.Server, role: str, context: str | None, passwor
     )  # fmt: skip
     if done.returncode != 0:
         raise DemoError(f"psql as {role} in the context of {context}:\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def psql(server: servers.Server, role: str, password: str, script: str) -> str:
+    """What psql prints as a role, over TLS. Raises DemoError where a statement fails."""
+    settings = {"PGHOST": "localhost", "PGPASSWORD": password, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(CA / "clients" / "ca.crt")}
+    done = subprocess.run(
+        [str(server.bindir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+        input=script, capture_output=True, text=True, encoding="utf-8", check=False,
+        env={**environment(), **settings, "PGPORT": str(server.port), "PGUSER": role, "PGDATABASE": "shop"},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise DemoError(f"psql as {role}:\n{script}\n{done.stderr}")
     return done.stdout.strip()
 
 
@@ -310,6 +347,11 @@ def demonstrate(server: servers.Server) -> None:
     after = try_all(server, PROBES, passwords)
     new = try_all(server, NEW_TABLE_PROBES, passwords)
     tenants_after = tenant_lines(server, passwords)
+    psql(server, "app_service", passwords["app_service"], CHANGES)
+    recorded = psql(server, "auditor", passwords["auditor"], RECORDS)
+    if len(recorded.splitlines()) != 3 or "555-0100" in recorded or "078-05-1120" in recorded:
+        raise DemoError(f"the audit log is not as it should be:\n{recorded}")
+    log = try_all(server, LOG_PROBES, passwords)
     playbook(str(DEMO / "matrix.yml"), "matrix-after.log", "-e", f"matrix_dir={OUTPUT} matrix_name=after")
     stale = server.psql("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'")
     if stale != "0":
@@ -330,6 +372,10 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(probe_lines(PROBES, before, after), "  "))
     say("\nWhich rows each tenant sees: the context is set in the transaction, by SET LOCAL app.current_tenant_id\n")
     say(textwrap.indent(tenant_table(tenants_before, tenants_after), "  "))
+    say("\nWhat the audit log says of a transaction of app_service for its user alice@example.com, read by auditor\n")
+    say(textwrap.indent(recorded, "  "))
+    say("\nWho gets at the log\n")
+    say(textwrap.indent(probe_lines(LOG_PROBES, None, log), "  "))
     say("\nThe table that migration_user made after the first run\n")
     say(textwrap.indent(probe_lines(NEW_TABLE_PROBES, None, new), "  "))
     say(f"\nFirst run   {first}\nSecond run  {second}")

@@ -64,6 +64,13 @@ options:
     description: Allow a plan to exceed O(max_revoke_share).
     type: bool
     default: false
+  kept_schemas:
+    description:
+      - Schemas that something else keeps, such as the log of M(bulwark.postgresql.pg_audit_trail). No right in them is taken from anybody,
+        unless the policy names the schema in the database, or takes the role away.
+    type: list
+    elements: str
+    default: []
   protected_roles:
     description: Patterns of names of roles that keep what they have unless the policy names them.
     type: list
@@ -186,6 +193,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scram_iterations": {"type": "int"},
     "max_revoke_share": {"type": "float", "default": 0.5},
     "allow_mass_revoke": {"type": "bool", "default": False},
+    "kept_schemas": {"type": "list", "elements": "str", "default": []},
     "protected_roles": {"type": "list", "elements": "str", "default": ["pg_*", "rds*", "cloudsql*", "azure*", "alloydb*"]},
     **PATIENCE_OPTIONS,
 }
@@ -198,6 +206,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     options = Options(
         mode=params["mode"],
         protected=tuple(params["protected_roles"]),
+        kept_schemas=tuple(params["kept_schemas"]),
         iterations=params["scram_iterations"],
         max_revoke_share=params["max_revoke_share"],
         allow_mass_revoke=params["allow_mass_revoke"],

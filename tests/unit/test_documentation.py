@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.model import Log
+from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.policy import read_policy as read_audit
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import read_policy as read_rules
@@ -101,11 +103,24 @@ def test_the_row_security_of_the_pages_is_valid(place: str, databases: Any) -> N
     assert read_databases(databases), place
 
 
+def audits() -> list[tuple[str, Any]]:
+    """Every example of an audit log: its place, and the databases."""
+    blocks = [(f"{name_of(page)} example {number}", yaml.safe_load(block)) for page in PAGES for number, block in enumerate(yaml_blocks(page), start=1)]
+    return [(place, content["pg_audit_databases"]) for place, content in blocks if "pg_audit_databases" in content]
+
+
+@pytest.mark.parametrize(("place", "databases"), audits(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_audit_of_the_pages_is_valid(place: str, databases: Any) -> None:
+    """The engine accepts each."""
+    assert read_audit(databases, Log()), place
+
+
 def test_the_pages_have_policies() -> None:
     """The test above has something to test."""
     assert len(policies()) >= 10
     assert len(rules()) >= 2
     assert len(row_security()) >= 5
+    assert len(audits()) >= 3
 
 
 def anchors(page: Path) -> set[str]:

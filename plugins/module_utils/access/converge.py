@@ -40,6 +40,7 @@ class Options:
 
     mode: str = "managed"
     protected: tuple[str, ...] = ()
+    kept_schemas: tuple[str, ...] = ()
     iterations: int | None = None
     max_revoke_share: float = 0.5
     allow_mass_revoke: bool = False
@@ -136,7 +137,8 @@ class Convergence:
         return read_cluster(session, [role.name for role in self._policy.absent_roles])
 
     def _scope(self, cluster: Cluster) -> Scope:
-        return scope_of(self._policy, self._options.mode, cluster, self._options.protected)
+        options = self._options
+        return scope_of(self._policy, options.mode, cluster, options.protected, options.kept_schemas)
 
     def _plan_database(self, scope: Scope, cluster: Cluster, database: Database) -> tuple[Plan, Contents, list[Mistake]]:
         facts = cluster.databases.get(database.name)

@@ -69,6 +69,7 @@ class Scope:
     managed: frozenset[str]
     superusers: frozenset[str]
     protected: tuple[str, ...]
+    kept_schemas: frozenset[str]
     schemas: Mapping[tuple[str, str], Schema]
     grants: Mapping[tuple[str | None, str, str | None], tuple[Grant, ...]]
     reassigned: Mapping[str, str]
@@ -112,7 +113,7 @@ class Scope:
 
     def may_revoke(self, objects: ObjectClass, grantee: str, privilege: str) -> bool:
         """Whether a right that the policy does not give is to be taken from the grantee."""
-        if self.mode == "additive" or grantee == objects.owner:
+        if self.mode == "additive" or grantee == objects.owner or self._is_kept(objects, grantee):
             return False
         if grantee in self.managed:
             return not objects.extension or self._named(objects)
@@ -123,6 +124,11 @@ class Scope:
         if self.mode == "authoritative":
             return True
         return objects.schema is not None and (objects.database, objects.schema) in self.schemas
+
+    def _is_kept(self, objects: ObjectClass, grantee: str) -> bool:
+        """Whether something else decides over the rights in this schema. A role that is to go loses them all the same."""
+        named = (objects.database, objects.schema) in self.schemas
+        return objects.schema in self.kept_schemas and not named and (grantee in self.declared or grantee not in self.managed)
 
     def _may_revoke_from_public(self, objects: ObjectClass, privilege: str) -> bool:
         if objects.kind == DATABASE:
@@ -181,7 +187,7 @@ def normalized_signature(signature: str) -> str:
     return f"{name.strip()}({', '.join(full)})"
 
 
-def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, ...]) -> Scope:
+def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, ...], kept_schemas: tuple[str, ...] = ()) -> Scope:
     """The scope of a policy on a server. A superuser whom the policy makes an ordinary role is in it."""
     declared = {role.name: role for role in policy.roles}
     superusers = {
@@ -202,6 +208,7 @@ def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, 
         managed=frozenset(declared) | {role.name for role in policy.absent_roles},
         superusers=frozenset(superusers),
         protected=protected,
+        kept_schemas=frozenset(kept_schemas),
         schemas={(database.name, schema.name): schema for database in policy.databases for schema in database.schemas},
         grants={key: tuple(value) for key, value in grants.items()},
         grants_in=grants_in,

@@ -78,3 +78,25 @@ def function_problem(name: str) -> str | None:
 def parameter_problem(name: str) -> str | None:
     """Why a text is no name of a parameter, or None."""
     return name_problem(name) or (None if _PARAMETER.fullmatch(name) else "is no name of a parameter")
+
+
+def application_setting_problem(name: str) -> str | None:
+    """Why a text cannot name a setting that an application sets. PostgreSQL takes names with a dot for those."""
+    problem = parameter_problem(name)
+    if problem:
+        return problem
+    return None if "." in name and name.isascii() else f'must be a name with a dot in ASCII, such as app.current_tenant_id, not "{name}"'
+
+
+# A name as SQL writes it: bare, or in double quotes with those in it doubled.
+_PART = r'(?:"(?:[^"]|"")+"|[^".]+)'
+_QUALIFIED = re.compile(rf"({_PART})\.({_PART})")
+
+
+def split_name(text: str) -> tuple[str, str] | None:
+    """Schema and name of a text such as app.users or "my.schema".users, None for any other. The case stays as it is written."""
+    found = _QUALIFIED.fullmatch(text)
+    if found is None:
+        return None
+    schema, name = (part[1:-1].replace('""', '"') if part.startswith('"') else part for part in found.groups())
+    return schema, name

@@ -79,3 +79,14 @@ class SecretStatement:
 
     def __repr__(self) -> str:
         return repr(self.shown)
+
+
+def quoted_name(*parts: str) -> str:
+    """An identifier as text, for SQL that is kept as text, such as the body of a function; qualified if there are several parts."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def quoted_text(value: str) -> str:
+    """A literal as text, for SQL within a body; the same whatever the server takes a backslash for."""
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'" if "\\" not in value else "E'" + doubled.replace("\\", "\\\\") + "'"

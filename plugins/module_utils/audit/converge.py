@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads, checks and plans every database, and only then applies.
+
+One transaction a database or a table, each read again before its commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Callable
+
+from ..core.document import quoted
+from ..core.errors import Mistake, PolicyError, nearest
+from ..core.plan import Patience, Plan, apply_planned, in_parts
+from .catalog import read_roles, read_schemas, read_sink, read_tables
+from .checks import notes, owner_mistakes, role_mistakes, table_mistakes
+from .reconcile import audited, functions_of, plan_triggers, reconcile
+from .sink import SinkPlan, owner_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..core.database import Database as Session
+    from ..core.database import Server
+    from .model import Database, Log, RoleFacts
+    from .reconcile import Audited
+
+_DATABASES = "SELECT datname, datallowconn FROM pg_catalog.pg_database"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to apply. per_table: one transaction a table.
+
+    expected_roles, expected_databases: names that count as there already, because something earlier in the play makes them.
+    """
+
+    per_table: bool = False
+    patience: Patience = field(default_factory=Patience)
+    expected_roles: tuple[str, ...] = ()
+    expected_databases: tuple[str, ...] = ()
+    path_prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plans: of the owner's role, and of each database in order. tables: the audited tables, by database."""
+
+    owner: Plan
+    parts: tuple[tuple[Database, Plan], ...]
+    tables: Mapping[str, tuple[Audited, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def whole(self) -> Plan:
+        """All changes in order."""
+        return self.owner + Plan(tuple(change for _database, part in self.parts for change in part.changes))
+
+
+class Convergence:
+    """One document and one server. Opens a session a database, closes each when it is done."""
+
+    def __init__(self, server: Server, databases: tuple[Database, ...], log: Log, options: Options) -> None:
+        self._server = server
+        self._databases = databases
+        self._log = log
+        self._options = options
+
+    def plan(self) -> Planned:
+        """The plan, from read-only transactions. Raises PolicyError with every mistake."""
+        with self._server.connect() as session, session.reading():
+            roles = read_roles(session)
+            there: dict[str, bool] = dict(session.query(_DATABASES))
+        mistakes: list[Mistake] = list(owner_mistakes(self._log, roles))
+        parts: list[tuple[Database, Plan]] = []
+        tables: dict[str, tuple[Audited, ...]] = {}
+        said: list[str] = []
+        for database in self._databases:
+            if there.get(database.name):
+                parts.append((database, self._read(database, roles, mistakes, tables, said)))
+            elif database.name in self._options.expected_databases and database.name not in there:
+                said.append(f"database {database.name} is not there yet, so that its tables are not looked at")
+            else:
+                state = "allows no connections" if database.name in there else f"does not exist{nearest(database.name, there)}"
+                mistakes.append(Mistake(database.path, f"database {quoted(database.name)} {state}"))
+        if mistakes:
+            raise PolicyError(mistakes, self._options.path_prefix)
+        return Planned(owner_plan(self._log, roles) if self._databases else Plan(), tuple(parts), tables, tuple(said))
+
+    def _read(
+        self,
+        database: Database,
+        roles: Mapping[str, RoleFacts],
+        mistakes: list[Mistake],
+        tables: dict[str, tuple[Audited, ...]],
+        said: list[str],
+    ) -> Plan:
+        mistakes.extend(role_mistakes(database, roles, self._options.expected_roles))
+        with self._server.connect(database.name) as session, session.reading():
+            found = read_tables(session, self._log.schema, database.schemas)
+            sink = read_sink(session, self._log.schema)
+            mistakes.extend(table_mistakes(database, self._log, found, read_schemas(session), sink))
+        tables[database.name] = tuple(audited(database, found))
+        said += [f"database {database.name}: {note}" for note in notes(database, self._log, found, roles)]
+        return reconcile(database, self._log, found, sink)
+
+    def apply(self, planned: Planned) -> int:
+        """Execute the plan; returns the number of retries. What a failure leaves undone is in the error."""
+        retries = 0
+        done: list[str] = []
+        with in_parts(done):
+            if planned.owner:
+                with self._server.connect() as session:
+                    retries += apply_planned(
+                        session, planned.owner, lambda: owner_plan(self._log, read_roles(session)), self._options.patience
+                    )
+                done.append(f"role {self._log.owner}")
+            for database, whole in planned.parts:
+                if whole:
+                    with self._server.connect(database.name) as session:
+                        retries += self._apply(session, database, whole, done)
+        return retries
+
+    def _apply(self, session: Session, database: Database, whole: Plan, done: list[str]) -> int:
+        if not self._options.per_table:
+            retries = apply_planned(session, whole, lambda: self._left(session, database), self._options.patience)
+            done.append(f'database "{database.name}"')
+            return retries
+        retries = 0
+        for name, left in self._steps(session, database):
+            with session.reading():
+                part = left()
+            if part:
+                retries += apply_planned(session, part, left, self._options.patience)
+                done.append(name)
+        return retries
+
+    def _left(self, session: Session, database: Database) -> Plan:
+        schema = self._log.schema
+        return reconcile(database, self._log, read_tables(session, schema, database.schemas), read_sink(session, schema))
+
+    def _steps(self, session: Session, database: Database) -> list[tuple[str, Callable[[], Plan]]]:
+        """The log, each table with its partitions, and what is no longer needed: the name of each and what is left to do of it."""
+
+        def sink(part: Callable[[SinkPlan], Plan]) -> Plan:
+            tables = read_tables(session, self._log.schema, database.schemas)
+            functions = functions_of(database, self._log, tables)
+            return part(SinkPlan(database, self._log, read_sink(session, self._log.schema), functions))
+
+        def triggers(place: tuple[str, str]) -> Plan:
+            return plan_triggers(database, self._log, read_tables(session, self._log.schema, database.schemas, place))
+
+        with session.reading():
+            places = [table.place for table in read_tables(session, self._log.schema, database.schemas) if table.root is None]
+        tables = [(f"table {'.'.join(place)}", partial(triggers, place)) for place in places]
+        return [("the log", partial(sink, SinkPlan.make)), *tables, ("functions", partial(sink, SinkPlan.remove))]

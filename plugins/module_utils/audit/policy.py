@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The declared document -> frozen dataclasses. Collects every mistake with its YAML path, not the first alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.document import Node, told
+from ..core.errors import Mistake, PolicyError
+from ..core.identifiers import (
+    application_setting_problem,
+    name_problem,
+    one_role_problem,
+    role_name_problem,
+    schema_name_problem,
+    split_name,
+)
+from ..core.selection import Selection, read_selections
+from .model import EXCLUDE, HASH, MASK, Database, Log, Masking
+
+_KEYS = ("tables", "mask", "readers", "changed_columns_only", "skip_unchanged")
+_WORDS = (MASK, EXCLUDE, HASH)
+
+
+def read_policy(databases: Any, log: Log, path_prefix: str = "") -> tuple[Database, ...]:
+    """The databases of a document, sorted by name. Raises PolicyError with every mistake."""
+    mistakes: list[Mistake] = []
+    root = Node({"databases": databases}, "", mistakes, ("databases",))
+    found = [_database(name, value, path, log, mistakes) for name, value, path in root.mapping("databases")]
+    mistakes.extend(_log_mistakes(log))
+    if mistakes:
+        raise PolicyError(mistakes, path_prefix)
+    return tuple(found)
+
+
+def _log_mistakes(log: Log) -> list[Mistake]:
+    problems = (
+        ("schema", schema_name_problem(log.schema)),
+        ("owner", role_name_problem(log.owner)),
+        ("user_setting", application_setting_problem(log.user_setting)),
+        ("tenant_setting", application_setting_problem(log.tenant_setting)),
+    )
+    return [Mistake(path, problem) for path, problem in problems if problem]
+
+
+def _database(name: str, value: Any, path: str, log: Log, mistakes: list[Mistake]) -> Database:
+    problem = name_problem(name)
+    if problem:
+        mistakes.append(Mistake(path, problem))
+    node = Node(value, path, mistakes, _KEYS)
+    if node.sound and "tables" not in node:
+        node.mistake("tables", "is required; {} for none, so that the log stays and nothing is added to it")
+    selections = read_selections(node, "tables")
+    mistakes.extend(_own_schema(each, log) for each in selections if each.schema == log.schema)
+    return Database(
+        path,
+        name,
+        selections,
+        _maskings(node, mistakes),
+        tuple(sorted(node.names("readers", one_role_problem))),
+        bool(node.boolean("changed_columns_only", False)),
+        bool(node.boolean("skip_unchanged", False)),
+    )
+
+
+def _own_schema(selection: Selection, log: Log) -> Mistake:
+    return Mistake(selection.path, f"schema {log.schema} holds the log itself, which is not audited")
+
+
+def _maskings(node: Node, mistakes: list[Mistake]) -> tuple[Masking, ...]:
+    found: dict[tuple[str, str], Masking] = {}
+    for name, value, path in node.mapping("mask"):
+        place = split_name(name)
+        if place is None:
+            mistakes.append(
+                Mistake(path, "must name schema and table, such as app.users; a name with a dot or a quote in it stands in double quotes")
+            )
+            continue
+        columns = _mask_columns(value, path, mistakes)
+        if place in found:
+            mistakes.append(Mistake(path, f"names the same table as {found[place].path}"))
+        found[place] = Masking(path, *place, columns)
+    return tuple(found[place] for place in sorted(found))
+
+
+def _mask_columns(value: Any, path: str, mistakes: list[Mistake]) -> Mapping[str, str]:
+    """A list of columns to mask, or column -> mask, exclude or hash."""
+    if isinstance(value, Mapping):
+        node = Node({"columns": value}, path, mistakes, ("columns",))
+        columns = {}
+        for column, word, _at in node.mapping("columns"):
+            if word not in _WORDS:
+                mistakes.append(Mistake(f"{path}.{column}", f"must be one of {', '.join(_WORDS)}, not {told(word)}"))
+            columns[column] = word
+    else:
+        node = Node({"columns": value}, path, mistakes, ("columns",))
+        columns = dict.fromkeys(node.names("columns", name_problem), MASK)
+    if not columns:
+        mistakes.append(Mistake(path, "must name at least one column"))
+    return columns

@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The schema of the log: (what is declared, what is there) -> Plan. Pure.
+
+Everything in it is made by and belongs to a role that nobody logs in as. Rows are only added, by the functions of the audited tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from ..core.plan import Change, Plan
+from ..core.statements import compose, identifier, joined, keywords, literal, quoted_name, quoted_text, role
+from .model import Trigger
+from .source import ENTRIES, HASH_KEY, REFUSE, refusing_function
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ..core.catalog import AclEntry
+    from .model import Database, Function, Log, Relation, RoleFacts, Sink
+
+VIEW = "audit_log"
+DEFAULT = "entries_default"
+APPEND_ONLY = "append_only"
+# pg_trigger.tgtype of BEFORE UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT.
+_BEFORE_ANY = 2 + 8 + 16 + 32
+
+# What is in each table, by name. Types are written as the server shows them.
+_TABLES: Mapping[str, Mapping[str, str]] = {
+    ENTRIES: {
+        "id": "bigint NOT NULL",
+        "changed_at": "timestamp with time zone NOT NULL",
+        "statement_at": "timestamp with time zone NOT NULL",
+        "transaction_id": "xid8 NOT NULL",
+        "action": '"char" NOT NULL',
+        "schema_name": "text NOT NULL",
+        "table_name": "text NOT NULL",
+        "partition_name": "text",
+        "record_id": "text",
+        "new_record_id": "text",
+        "session_role": "text NOT NULL",
+        "effective_role": "text NOT NULL",
+        "application_user": "text",
+        "tenant": "text",
+        "client_address": "inet",
+        "application_name": "text",
+        "old_values": "json",
+        "new_values": "json",
+    },
+    HASH_KEY: {"secret": "bytea NOT NULL"},
+}
+_PARTITIONED = frozenset({ENTRIES})
+_IDENTITY = " GENERATED ALWAYS AS IDENTITY"
+_SECRET = (
+    "INSERT INTO {table} SELECT pg_catalog.sha256(pg_catalog.convert_to("
+    "pg_catalog.string_agg(pg_catalog.gen_random_uuid()::text, ''), 'UTF8'))"
+    " FROM pg_catalog.generate_series(1, 4)"
+)
+# Name -> what the index is on.
+_INDEXES = {"entries_changed_at": "USING brin (changed_at)", "entries_record": "(table_name, record_id)"}
+
+# The view that people read. Its first columns are those that every audit log has.
+_VIEW = """SELECT e.id, e.table_name, e.record_id,
+ CASE e.action WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' WHEN 'D' THEN 'DELETE' ELSE 'TRUNCATE' END AS action,
+ e.old_values::pg_catalog.jsonb AS old_values, e.new_values::pg_catalog.jsonb AS new_values,
+ COALESCE(e.application_user, e.session_role) AS changed_by, e.changed_at,
+ e.schema_name, e.partition_name, e.new_record_id, e.transaction_id, e.statement_at, e.session_role, e.effective_role, e.application_user,
+ e.tenant, e.client_address, e.application_name
+FROM {entries} e"""
+
+
+def owner_plan(log: Log, roles: Mapping[str, RoleFacts]) -> Plan:
+    """The role that owns the log."""
+    if log.owner in roles:
+        return Plan()
+    about = f"role {log.owner}"
+    return Plan((Change(about, f"+{about} (NOLOGIN)", compose("CREATE ROLE {} NOLOGIN", identifier(log.owner))),))
+
+
+class SinkPlan:
+    """Plans the schema of one database. functions: those of its audited tables."""
+
+    def __init__(self, database: Database, log: Log, sink: Sink, functions: Iterable[Function]) -> None:
+        self._database = database
+        self._log = log
+        self._sink = sink
+        self._functions = {function.name: function for function in (refusing_function(), *functions)}
+        self._about = f"schema {log.schema}"
+
+    def make(self) -> Plan:
+        """What is missing or not as it should be."""
+        changes = [*self._schema(), *self._tables(), *self._made_functions(), *self._protection(), *self._view(), *self._rights()]
+        return Plan(tuple(changes))
+
+    def remove(self) -> Plan:
+        """Functions that no table needs any more. To be done when their triggers are gone."""
+        gone = [name for name, each in self._sink.functions.items() if each.trigger and name not in self._functions]
+        return Plan(
+            tuple(
+                self._change(f"-function {name}", compose("DROP FUNCTION {}()", identifier(self._log.schema, name)))
+                for name in sorted(gone)
+            )
+        )
+
+    def _change(self, description: str, *statements: Any) -> Change:
+        return Change(self._about, f"{self._about}  {description}", joined("; ", statements), self._database.name)
+
+    def _as_owner(self, *statements: Any) -> list[Any]:
+        """Statements by the owner, so that nobody's default privileges come into it."""
+        return _as(self._log.owner, *statements)
+
+    def _schema(self) -> Iterator[Change]:
+        name, owner = identifier(self._log.schema), identifier(self._log.owner)
+        if self._sink.owner is None:
+            yield self._change(f"+schema, owned by {self._log.owner}", compose("CREATE SCHEMA {} AUTHORIZATION {}", name, owner))
+        elif self._sink.owner != self._log.owner:
+            yield self._change(f"owner {self._sink.owner} -> {self._log.owner}", compose("ALTER SCHEMA {} OWNER TO {}", name, owner))
+
+    def _tables(self) -> Iterator[Change]:
+        for name, columns in _TABLES.items():
+            if name in self._sink.relations:
+                yield from self._owned(self._sink.relations[name])
+                continue
+            table = identifier(self._log.schema, name)
+            listed = joined(
+                ", ",
+                [
+                    compose("{} {}", identifier(column), keywords(kind + (_IDENTITY if column == "id" else "")))
+                    for column, kind in columns.items()
+                ],
+            )
+            tail = " PARTITION BY RANGE (changed_at)" if name in _PARTITIONED else ""
+            statements = [compose("CREATE TABLE {} ({}){}", table, listed, keywords(tail))]
+            if name == HASH_KEY:
+                statements.append(compose(_SECRET, table=table))
+            yield self._change(f"+table {name}", *self._as_owner(*statements))
+        entries = identifier(self._log.schema, ENTRIES)
+        if DEFAULT not in self._sink.relations:
+            statement = compose("CREATE TABLE {} PARTITION OF {} DEFAULT", identifier(self._log.schema, DEFAULT), entries)
+            yield self._change(f"+partition {DEFAULT}", *self._as_owner(statement))
+        for name, on in _INDEXES.items():
+            if name not in self._sink.relations:
+                statement = compose("CREATE INDEX {} ON {} {}", identifier(name), entries, keywords(on))
+                yield self._change(f"+index {name}", *self._as_owner(statement))
+
+    def _owned(self, relation: Relation) -> Iterator[Change]:
+        if relation.owner != self._log.owner:
+            kind = keywords("VIEW" if relation.kind == "v" else "TABLE")
+            statement = compose("ALTER {} {} OWNER TO {}", kind, identifier(self._log.schema, relation.name), identifier(self._log.owner))
+            yield self._change(f"{relation.name}: owner {relation.owner} -> {self._log.owner}", statement)
+
+    def _made_functions(self) -> Iterator[Change]:
+        for name, function in sorted(self._functions.items()):
+            there = self._sink.functions.get(name)
+            if there is not None and _same(there, function) and there.owner == self._log.owner:
+                continue
+            qualified = identifier(self._log.schema, name)
+            security = "SECURITY DEFINER" if function.definer else "SECURITY INVOKER"
+            settings = " ".join("SET {} = {}".format(*setting.split("=", 1)) for setting in function.settings)
+            make = compose(
+                "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql {} {} AS {}",
+                qualified,
+                keywords(security),
+                keywords(settings),
+                literal(function.source),
+            )
+            # Whoever may execute it could make it write records of a table of his own.
+            close = compose("REVOKE ALL ON FUNCTION {}() FROM PUBLIC", qualified)
+            if there is None:
+                yield self._change(f"+function {name}", *self._as_owner(make, close))
+                continue
+            own = compose("ALTER FUNCTION {}() OWNER TO {}", qualified, identifier(self._log.owner))
+            yield self._change(
+                f"function {name} is another", *([own] if there.owner != self._log.owner else []), *self._as_owner(make, close)
+            )
+
+    def _protection(self) -> Iterator[Change]:
+        """Keeps rows from being changed or removed, in each partition, too: a statement on one does not fire the trigger of its parent."""
+        partitions = [name for name, each in self._sink.relations.items() if each.parent == ENTRIES and each.kind == "r"]
+        for name in (ENTRIES, HASH_KEY, *sorted({DEFAULT, *partitions})):
+            there = self._sink.relations.get(name)
+            found = {trigger.name: trigger for trigger in there.triggers} if there else {}
+            if found.get(APPEND_ONLY) == Trigger(APPEND_ONLY, REFUSE, _BEFORE_ANY):
+                continue
+            table, trigger = identifier(self._log.schema, name), identifier(APPEND_ONLY)
+            statements = [compose("DROP TRIGGER {} ON {}", trigger, table)] if APPEND_ONLY in found else []
+            statements += [
+                compose(
+                    "CREATE TRIGGER {} BEFORE UPDATE OR DELETE OR TRUNCATE ON {} FOR EACH STATEMENT EXECUTE FUNCTION {}()",
+                    trigger,
+                    table,
+                    identifier(self._log.schema, REFUSE),
+                ),
+                compose("ALTER TABLE ONLY {} ENABLE ALWAYS TRIGGER {}", table, trigger),
+            ]
+            word = "is another" if APPEND_ONLY in found else "+"
+            yield self._change(
+                f"{name}: trigger {APPEND_ONLY} {word}" if found else f"{name}: +trigger {APPEND_ONLY}", *self._as_owner(*statements)
+            )
+
+    def _view(self) -> Iterator[Change]:
+        written = _VIEW.format(entries=quoted_name(self._log.schema, ENTRIES))
+        there = self._sink.relations.get(VIEW)
+        if there is not None and there.comment == _stamp(written, there.definition):
+            yield from self._owned(there)
+            return
+        view = identifier(self._log.schema, VIEW)
+        statements = [] if there is None else [compose("DROP VIEW {}", view)]
+        statements += [
+            compose("CREATE VIEW {} AS {}", view, keywords(written)),
+            compose("DO {}", literal(_comment(written, self._log.schema))),
+        ]
+        yield self._change(f"+view {VIEW}" if there is None else f"view {VIEW} is another", *self._as_owner(*statements))
+
+    # Who may read it
+
+    def _rights(self) -> Iterator[Change]:
+        """Readers see the view, and nobody else anything. Of what this plan makes anew, only the readers' rights are missing."""
+        schema = identifier(self._log.schema)
+        readers = frozenset(self._database.readers)
+        yield from self._grants(
+            "", compose("SCHEMA {}", schema), self._sink.owner or self._log.owner, self._sink.acl, dict.fromkeys(readers, "USAGE")
+        )
+        for name, relation in sorted(self._sink.relations.items()):
+            if relation.kind in ("i", "I"):
+                continue
+            kind = keywords("SEQUENCE" if relation.kind == "S" else "TABLE")
+            wanted = dict.fromkeys(readers, "SELECT") if name == VIEW and not self._remade(relation) else {}
+            yield from self._grants(name, compose("{} {}", kind, identifier(self._log.schema, name)), relation.owner, relation.acl, wanted)
+        view = self._sink.relations.get(VIEW)
+        if view is None or self._remade(view):
+            target = compose("TABLE {}", identifier(self._log.schema, VIEW))
+            yield from self._grants(VIEW, target, self._log.owner, (), dict.fromkeys(readers, "SELECT"))
+        for name, function in sorted(self._sink.functions.items()):
+            if name in self._functions and _same(function, self._functions[name]):
+                target = compose("FUNCTION {}()", identifier(self._log.schema, name))
+                yield from self._grants(f"function {name}", target, function.owner, function.acl or (), {})
+
+    def _remade(self, view: Relation) -> bool:
+        written = _VIEW.format(entries=quoted_name(self._log.schema, ENTRIES))
+        return view.comment != _stamp(written, view.definition)
+
+    def _grants(self, name: str, target: Any, owner: str, acl: Iterable[AclEntry], wanted: Mapping[str, str]) -> Iterator[Change]:
+        """Rights of others than the owner. Those of an owner of before, and what he has granted, go over to the new one with the object."""
+        name += ": " if name else ""
+        held = {(entry.grantee, entry.privilege): entry for entry in acl if entry.grantee not in (owner, self._log.owner)}
+        for (grantee, privilege), entry in sorted(held.items()):
+            right = wanted.get(grantee) == privilege
+            if right and not entry.grantable:
+                continue
+            words, option = (" WITH GRANT OPTION", "GRANT OPTION FOR ") if right else ("", "")
+            statement = compose("REVOKE {}{} ON {} FROM {} CASCADE", keywords(option), keywords(privilege), target, role(grantee))
+            grantor = self._log.owner if entry.grantor == owner else entry.grantor
+            yield self._change(f"{name}-{privilege}{words} of {grantee}", *_as(grantor, statement))
+        for grantee, privilege in sorted(wanted.items()):
+            if (grantee, privilege) not in held:
+                statement = compose("GRANT {} ON {} TO {}", keywords(privilege), target, role(grantee))
+                yield self._change(f"{name}+{privilege} to {grantee}", *self._as_owner(statement))
+
+
+def _as(name: str, *statements: Any) -> list[Any]:
+    """Statements by another role."""
+    return [compose("SET LOCAL ROLE {}", identifier(name)), *statements, keywords("RESET ROLE")]
+
+
+def _same(there: Function, wanted: Function) -> bool:
+    facts = ((each.source, sorted(each.settings), each.definer, each.trigger, each.language) for each in (there, wanted))
+    return len({repr(fact) for fact in facts}) == 1
+
+
+def foreign_tables(sink: Sink) -> list[str]:
+    """Tables of the schema with a name of ours and other columns: made by somebody else, or by another version."""
+    wrong = []
+    for name, columns in _TABLES.items():
+        there = sink.relations.get(name)
+        shown = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+        if there is not None and there.columns != shown:
+            wrong.append(name)
+    return wrong
+
+
+def _stamp(written: str, stored: str) -> str:
+    """The comment of a view: digests of what was written and, from the server, of what it has become."""
+    return f"bulwark.postgresql: {hashlib.sha256(written.encode()).hexdigest()[:32]} {stored[:32]}"
+
+
+# What the view's definition has become is known to the server alone, once it is there.
+_BODY = """BEGIN EXECUTE (SELECT pg_catalog.format('COMMENT ON VIEW %s IS %L', c.oid::pg_catalog.regclass, {start} || pg_catalog.left(
+ pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.pg_get_viewdef(c.oid), 'UTF8')), 'hex'), 32))
+ FROM pg_catalog.pg_class c WHERE c.oid = {view}::pg_catalog.regclass); END"""
+
+
+def _comment(written: str, schema: str) -> str:
+    start = _stamp(written, "")
+    return _BODY.format(start=quoted_text(start), view=quoted_text(quoted_name(schema, VIEW)))
