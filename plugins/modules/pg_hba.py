@@ -220,7 +220,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         patroni=patroni,
     )
     planned = plan(server, params["rules"], params["ident"], options, params["path_prefix"])
-    changed = bool(planned)
+    changed = bool(planned.plan)
     if changed and not module.check_mode:
         apply(server, planned, patroni)
     findings = planned.findings()
@@ -233,7 +233,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "changed": changed,
         "rules": [{**rule.told(), "file": file} for rule in planned.policy.rules],
         "lint": [asdict(finding) for finding in findings],
-        "diff": {"prepared": planned.diff()},
+        "diff": {"prepared": planned.plan.diff()},
         "file": file,
         "reloaded": changed,
         "msg": f"{count} rules in {planned.place}{accepted}" if changed else "Everything is as declared",

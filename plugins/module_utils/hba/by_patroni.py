@@ -52,7 +52,7 @@ def check_patroni(policy: Policy, state: State, database: Database) -> None:
             raise BulwarkError(f'these rules would lock out Patroni, which connects as "{role}" {where} {what}; nothing was changed')
 
 
-def apply_patroni(server: Server, patroni: Patroni, change: PatroniPatch, policy: Policy, facts: ClusterFacts) -> None:
+def apply_patroni(server: Server, patroni: Patroni, patch: PatroniPatch, policy: Policy, facts: ClusterFacts) -> None:
     """Send it, wait until this member's server has the rules, and connect under them. Raises BulwarkError; all is then as it was."""
 
     def missing(_late: bool) -> str | None:
@@ -64,4 +64,4 @@ def apply_patroni(server: Server, patroni: Patroni, change: PatroniPatch, policy
         mapped = policy.mappings is None or state.mappings == policy.mappings
         return None if state.rules == policy.rules and mapped and not state.stale else "this server has other rules"
 
-    install_by_patroni(patroni, change, missing)
+    install_by_patroni(patroni, patch, missing)

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.facts import read_facts
-from ..core.install import FileText, Installation, PatroniPatch, changed_files, install
+from ..core.install import Installation, changed_files, install
+from ..core.plan import Change, Effect, Plan
 from .by_patroni import apply_patroni, check_patroni, plan_patroni
 from .catalog import file_errors, read_state
 from .lint import lint
 from .match import Answer, first_match
 from .model import WITH_PASSWORD
 from .policy import Permissions, Policy, read_policy
-from .reconcile import difference, mappings_text, rules_text
+from .reconcile import mappings_text, rules_text, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,37 +49,22 @@ class Options:
     expected_databases: tuple[str, ...] = ()
 
 
+_BY_PATRONI = "Patroni's dynamic configuration"
+
+
 @dataclass(frozen=True)
 class Planned:
-    """What will be done."""
+    """The plan, and what it was made from."""
 
+    plan: Plan
     facts: ClusterFacts
     state: State
     policy: Policy
-    files: tuple[FileText, ...]
-    change: PatroniPatch | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.files or self.change or self.state.stale)
 
     @property
     def place(self) -> str | None:
         """Where the rules are written."""
-        return "Patroni's dynamic configuration" if self.facts.patroni else self.facts.hba_file
-
-    def diff(self) -> str:
-        """The rules that go and come, as a person reads them."""
-        parts = []
-        written = {each.path for each in self.files}
-        if self.change is not None or self.facts.hba_file in written:
-            heading = f"rules in {self.place}"
-            parts.append(difference(heading, self.state.rules, self.policy.rules) or f"{heading}\n  comments and spaces\n")
-        if self.facts.ident_file in written or (self.change is not None and self.policy.mappings is not None):
-            heading = f"maps in {self.place if self.facts.patroni else self.facts.ident_file}"
-            parts.append(difference(heading, self.state.mappings, self.policy.mappings or ()) or f"{heading}\n  comments and spaces\n")
-        if self.state.stale and not parts:
-            parts.append(f"reload: the server has not read {', '.join(self.state.stale)} since it was changed\n")
-        return "".join(parts)
+        return _BY_PATRONI if self.facts.patroni else self.facts.hba_file
 
     def findings(self) -> list[Finding]:
         """What the linter says of the rules as they will be."""
@@ -96,11 +82,32 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
         _check_own(policy, state, options)
         if facts.patroni:
             check_patroni(policy, state, database)
-            return Planned(facts, state, policy, (), plan_patroni(policy, options.patroni))
+    changes = _by_patroni(policy, state, options.patroni) if facts.patroni else _by_file(policy, state, facts)
+    if not changes and state.stale:
+        section = f"reload: the server has not read {', '.join(state.stale)} since it was changed"
+        changes = (Change("server", "", None, None, Effect.RELOAD, section),)
+    return Planned(Plan(changes), facts, state, policy)
+
+
+def _by_file(policy: Policy, state: State, facts: ClusterFacts) -> tuple[Change, ...]:
     wanted = {facts.hba_file or "": rules_text(policy.rules)}
     if policy.mappings is not None:
         wanted[facts.ident_file or ""] = mappings_text(policy.mappings)
-    return Planned(facts, state, policy, changed_files(wanted))
+    return tuple(
+        written("rules", each.path, each, state.rules, policy.rules)
+        if each.path == facts.hba_file
+        else written("maps", each.path, each, state.mappings, policy.mappings or ())
+        for each in changed_files(wanted)
+    )
+
+
+def _by_patroni(policy: Policy, state: State, patroni: Patroni) -> tuple[Change, ...]:
+    """The patch is sent once, with the rules and the maps in it."""
+    patch = plan_patroni(policy, patroni)
+    if patch is None:
+        return ()
+    rules = written("rules", _BY_PATRONI, patch, state.rules, policy.rules)
+    return (rules,) if policy.mappings is None else (rules, written("maps", _BY_PATRONI, None, state.mappings, policy.mappings))
 
 
 def _check_reach(facts: ClusterFacts) -> None:
@@ -174,8 +181,9 @@ def apply(server: Server, planned: Planned, patroni: Patroni) -> None:
 
     Raises BulwarkError; the files are then as they were.
     """
-    if planned.change is not None:
-        apply_patroni(server, patroni, planned.change, planned.policy, planned.facts)
+    steps = planned.plan.steps
+    if planned.facts.patroni and steps:
+        apply_patroni(server, patroni, steps[0], planned.policy, planned.facts)
         return
 
     def check(database: Database) -> None:
@@ -184,4 +192,4 @@ def apply(server: Server, planned: Planned, patroni: Patroni) -> None:
             shown = "; ".join(f"{each.file} line {each.line}: {each.shown}" for each in wrong)
             raise BulwarkError(f"the server would not load the rules: {shown}")
 
-    install(server, Installation(planned.files, lambda: server.connect().close(), "the previous rules were restored", check))
+    install(server, Installation(steps, lambda: server.connect().close(), "the previous rules were restored", check))

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The rules -> the texts of the files, and the difference as a person reads it. Pure."""
+"""The rules -> the texts of the files, and the changes of the plan. Pure."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..core.plan import Change, Effect
 from .grammar import field_text, line_text
 
 if TYPE_CHECKING:
@@ -43,13 +44,12 @@ def mappings_text(mappings: Iterable[UserMapping]) -> str:
     return _HEADING + "".join(f"{mapping}\n" for mapping in mappings)
 
 
-def difference(heading: str, before: Iterable[object], after: Iterable[object]) -> str:
-    """The lines that go and come, in their order; empty where there are none. Of a secret that changes, only that it does."""
+def written(what: str, place: str, step: Any, before: Iterable[object], after: Iterable[object]) -> Change:
+    """The change that writes the rules or the maps: the lines that go, come and stay. Of a secret that changes, only that it does."""
     earlier = list(before)
     old = [str(each) for each in earlier]
     new = [f"{each} (another secret)" if str(each) in old and each not in earlier else str(each) for each in after]
-    changes = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
-    if not changes:
-        return ""
-    shown = [f"  {line}" for line in difflib.ndiff(old, new) if line[0] in "+- "]
-    return "\n".join([heading, *shown]) + "\n"
+    lines = [line for line in difflib.ndiff(old, new) if line[0] in "+- "]
+    changed = any(line[0] in "+-" for line in lines)
+    description = "\n  ".join(lines) if changed else "comments and spaces"
+    return Change(place, description, step, None, Effect.WRITE, f"{what} in {place}")
