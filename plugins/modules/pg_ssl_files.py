@@ -235,7 +235,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
-from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.converge import apply, plan, told
+from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.converge import apply, certificate_data, plan
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.material import CRYPTOGRAPHY_ERROR
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     planned = plan(server, module.params, module.params["path_prefix"])
     for warning in planned.decision.warnings:
         module.warn(warning)
-    changed = bool(planned)
+    changed = bool(planned.plan)
     if changed and not module.check_mode:
         apply(server, planned)
     decision = planned.decision
@@ -280,12 +280,12 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "crl_reasons": list(decision.list_reasons),
         "clients": [asdict(client) for client in decision.clients],
         "alternative_names": planned.wanted.alternative_names,
-        "certificate": told(planned),
+        "certificate": certificate_data(planned),
         "files": planned.files(),
         "directory": planned.directory,
         "owner": dict(zip(("user", "group"), planned.place.owner)),
         "in_use": planned.use.on,
-        "diff": {"prepared": planned.diff()},
+        "diff": {"prepared": planned.plan.diff()},
         "msg": done + needed,
         "in_recovery": planned.facts.in_recovery,
         "server_version": planned.facts.version,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -99,6 +99,10 @@ class Plan:
 
     def __add__(self, other: Plan) -> Plan:
         return Plan(self.changes + other.changes)
+
+    def under(self, section: str) -> Plan:
+        """The plan with one heading over all its changes."""
+        return Plan(tuple(replace(change, section=section) for change in self.changes))
 
     @property
     def granted(self) -> int:

@@ -46,7 +46,6 @@ _KEY = "bulwark"  # Patroni keeps keys that it does not know
 
 
 _PLACE = "Patroni's dynamic configuration"
-_SECTION = f"settings in {_PLACE}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path
     undo = {"postgresql": {"parameters": {each: there.get(each) for each in changed}}, _KEY: {name: owned or None}}
     gone = {each.object: _text(there[each.object]) for each in found if each.object not in values}
     sent = SettingsPatch(patch, undo, patience_of(config), gone)
-    return policy, Plan((Change(_PLACE, "" if found else "comments", sent, None, Effect.WRITE, _SECTION), *found))
+    return policy, Plan((Change(_PLACE, "" if found else "comments", sent, None, Effect.WRITE), *found)).under(f"settings in {_PLACE}")
 
 
 def _with_theirs(wanted: Wanted, there: Mapping[str, Any]) -> Wanted:
@@ -106,14 +105,14 @@ def _wanted(policy: Policy, state: State, there: Mapping[str, Any]) -> list[Para
         if not equal:
             was = before if before is not None else definition.setting if definition else None
             before = None if was is None else shown(definition, was, wanted.name)
-            found.append(parameter_change(wanted.name, definition, before, shown(definition, wanted.value, wanted.name), _SECTION))
+            found.append(parameter_change(wanted.name, definition, before, shown(definition, wanted.value, wanted.name)))
     return found
 
 
 def _gone(policy: Policy, state: State, there: Mapping[str, Any], owned: list[str]) -> list[ParameterChange]:
     names = {each.name for each in policy.wanted}
     left = [name for name in owned if name not in names and name in there]
-    return [parameter_change(name, state.definitions.get(name), _text(there[name]), None, _SECTION) for name in left]
+    return [parameter_change(name, state.definitions.get(name), _text(there[name]), None) for name in left]
 
 
 def apply_patroni(server: Server, patroni: Patroni, patch: SettingsPatch, policy: Policy, facts: ClusterFacts) -> None:

@@ -145,28 +145,27 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
     files = changed_files({**texts, file: file_text(policy)})
     if not os.path.isdir(directory):
         check_writable(config)
-    section = f"settings in {file}"
-    changes = [*file_changes(policy, state, file, section), *_resets(found, section)] if files or found else []
-    written = [Change(each.path, "", each, None, Effect.WRITE, section) for each in files]
+    changes = [*file_changes(policy, state, file), *_resets(found)] if files or found else []
+    written = [Change(each.path, "", each, None, Effect.WRITE) for each in files]
     if written and not changes:
         written[0] = replace(written[0], description="comments")
-    plan = Plan((*written, *changes)) or _reload((*not_in_force(policy, state), *still_loaded(state, file)))
+    plan = Plan((*written, *changes)).under(f"settings in {file}") or _reload((*not_in_force(policy, state), *still_loaded(state, file)))
     return Planned(plan, "file", policy, state, facts, file)
 
 
-def _resets(found: Iterable[Override], section: str) -> list[Change]:
+def _resets(found: Iterable[Override]) -> list[Change]:
     """What ALTER SYSTEM has to give up, since it is to come from our file."""
     values = {override.name: override.value for override in found}
     return [
-        Change(name, f"{name}: ALTER SYSTEM RESET", Statement(_reset(name), _set(name, values[name])), None, Effect.RESET, section)
+        Change(name, f"{name}: ALTER SYSTEM RESET", Statement(_reset(name), _set(name, values[name])), None, Effect.RESET)
         for name in sorted(values)
     ]
 
 
 def _reload(stale: Iterable[str]) -> Plan:
     """What the server has not loaded yet, though the files hold it, as after a run that was killed before the reload."""
-    section = "reload: the server has not loaded its settings"
-    return Plan(tuple(Change("server", each, None, None, Effect.RELOAD, section) for each in stale))
+    changes = tuple(Change("server", each, None, None, Effect.RELOAD) for each in stale)
+    return Plan(changes).under("reload: the server has not loaded its settings")
 
 
 def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
@@ -180,10 +179,11 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
         last = next((entry.value for entry in reversed(state.entries) if entry.name == wanted.name), None)
         current = last if last is not None else definition.setting if definition else ""
         if definition is None or not same(definition, current, wanted.value):
-            change = parameter_change(name, definition, current, as_text(name, wanted.value), "settings by ALTER SYSTEM")
+            change = parameter_change(name, definition, current, as_text(name, wanted.value))
             undo = _set(name, set_before[name]) if name in set_before else _reset(name)
             changed.append(replace(change, statement=Statement(_set(name, wanted.value), undo)))
-    return Planned(Plan(tuple(changed)) or _reload(not_in_force(policy, state)), "alter_system", policy, state, facts)
+    plan = Plan(tuple(changed)).under("settings by ALTER SYSTEM") or _reload(not_in_force(policy, state))
+    return Planned(plan, "alter_system", policy, state, facts)
 
 
 def _check_empty(policy: Policy, state: State, auto: str) -> None:

@@ -46,7 +46,7 @@ class ParameterChange(Change):
     context: str = "user"
 
 
-def parameter_change(name: str, definition: Definition | None, before: str | None, after: str | None, section: str) -> ParameterChange:
+def parameter_change(name: str, definition: Definition | None, before: str | None, after: str | None) -> ParameterChange:
     """The change of one parameter, with its line of the diff."""
     context = definition.context if definition else "user"
     if after is None:
@@ -56,7 +56,7 @@ def parameter_change(name: str, definition: Definition | None, before: str | Non
     else:
         effect = Effect.CREATE if before is None else Effect.ALTER
         line = f"{before or 'empty'} -> {after or 'empty'}{' (after a restart)' if context == 'postmaster' else ''}"
-    return ParameterChange(name, f"{name}: {line}", None, None, effect, section, before=before, after=after, context=context)
+    return ParameterChange(name, f"{name}: {line}", None, None, effect, before=before, after=after, context=context)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def file_text(policy: Policy) -> str:
     return "".join(parts)
 
 
-def file_changes(policy: Policy, state: State, ours: str, section: str) -> list[ParameterChange]:
+def file_changes(policy: Policy, state: State, ours: str) -> list[ParameterChange]:
     """What the new file changes, sorted by name."""
     in_ours = {entry.name: entry.value for entry in state.entries if entry.file == ours}
     found = []
@@ -125,11 +125,11 @@ def file_changes(policy: Policy, state: State, ours: str, section: str) -> list[
         winner = _winner(state, wanted.name)
         before = winner.value if winner else definition.setting if definition else None
         was = shown(definition, before, wanted.name) if before is not None else None
-        found.append(parameter_change(wanted.name, definition, was, after, section))
+        found.append(parameter_change(wanted.name, definition, was, after))
     names = {wanted.name for wanted in policy.wanted}
     for name in (each for each in in_ours if each not in names):
         definition = state.definitions.get(name)
-        found.append(parameter_change(name, definition, shown(definition, in_ours[name], name), None, section))
+        found.append(parameter_change(name, definition, shown(definition, in_ours[name], name), None))
     return sorted(found, key=lambda each: each.object)
 
 

@@ -14,6 +14,7 @@ from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.facts import read_facts
 from ..core.files import read_text, remove, write_text
 from ..core.install import Installation, Undo, install
+from ..core.plan import Change, Effect, Plan
 from .generations import (
     AUTHORITIES,
     CERTIFICATE,
@@ -37,7 +38,7 @@ from .policy import Wanted, read_wanted
 from .reconcile import Decision, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
@@ -94,8 +95,9 @@ class Use:
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be done. stale: the server has not loaded what is installed. moving: the files come out of the data directory."""
+    """The plan, and what it was made from. moving: the files come out of the data directory."""
 
+    plan: Plan
     place: Place
     facts: ClusterFacts
     wanted: Wanted
@@ -103,20 +105,11 @@ class Planned:
     decision: Decision
     use: Use
     moving: bool
-    stale: bool
-
-    def __bool__(self) -> bool:
-        return self.decision.texts is not None or self.stale or self.moving or self.cleared
 
     @property
     def directory(self) -> str:
         """Where the generations are."""
         return self.place.directory
-
-    @property
-    def cleared(self) -> bool:
-        """Whether the former directory can go, since no setting names it any more."""
-        return self.place.former is not None and not self.moving and (self.use.here or not self.use.files)
 
     def path(self, file: str) -> str:
         """Where a file is for the server: through the link."""
@@ -128,15 +121,6 @@ class Planned:
         there |= {file for file, given in ((AUTHORITIES, self.wanted.authorities), (LISTS, self.wanted.lists)) if given and there}
         names = {"certificate": CERTIFICATE, "key": KEY, "ca": AUTHORITIES, "crl": LISTS}
         return {name: self.path(file) if file in there else "" for name, file in names.items()}
-
-    def diff(self) -> str:
-        """The changes as a person reads them."""
-        lines = [*([f"moved from {self.place.former}"] if self.moving else []), *self.decision.differences]
-        lines += [
-            *(["the server loads what is there"] if self.stale else []),
-            *([f"{self.place.former} is removed"] if self.cleared else []),
-        ]
-        return "\n".join([f"TLS files in {self.directory}", *(f"  {line}" for line in lines)]) + "\n" if lines else ""
 
 
 def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planned:
@@ -155,8 +139,19 @@ def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planne
         raise PolicyError(mistakes, path_prefix)
     if moving and decision.texts is None and decision.leaf is not None and installed is not None:
         decision = replace(decision, texts=installed.texts)
-    planned = Planned(place, facts, wanted, installed, decision, use, moving, False)
-    return replace(planned, stale=decision.texts is None and _stale(planned))
+    planned = Planned(Plan(), place, facts, wanted, installed, decision, use, moving)
+    return replace(planned, plan=Plan(tuple(_changes(planned))).under(f"TLS files in {place.directory}"))
+
+
+def _changes(planned: Planned) -> Iterator[Change]:
+    former, use = planned.place.former or "", planned.use
+    if planned.moving:
+        yield Change(former, f"moved from {former}", None, None, Effect.WRITE)
+    yield from planned.decision.changes
+    if planned.decision.texts is None and _stale(planned):
+        yield Change("server", "the server loads what is there", None, None, Effect.RELOAD)
+    if former and not planned.moving and (use.here or not use.files):  # no setting names it any more
+        yield Change(former, f"{former} is removed", None, None, Effect.DROP)
 
 
 def _place(facts: ClusterFacts, directory: str | None, mistakes: list[Mistake]) -> Place:
@@ -237,11 +232,11 @@ def apply(server: Server, planned: Planned) -> None:
         _bring_key(planned)
     if planned.decision.texts is not None:
         _install(server, planned, planned.decision.texts)
-    elif planned.stale:
+    elif planned.plan.of(Effect.RELOAD):
         install(server, Installation((), lambda: _prove(planned), _AS_BEFORE))
-    if planned.cleared and planned.place.former:
+    for change in planned.plan.of(Effect.DROP):
         _prove(planned)
-        remove_root(planned.place.former)
+        remove_root(change.object)
 
 
 def _bring_key(planned: Planned) -> None:
@@ -284,7 +279,7 @@ def _prove(planned: Planned) -> None:
         raise BulwarkError("after the reload the server does not show the new certificate; its log says why")
 
 
-def told(planned: Planned) -> dict[str, Any] | None:
+def certificate_data(planned: Planned) -> dict[str, Any] | None:
     """The server's certificate afterwards, for the result."""
     leaf = planned.decision.leaf
     if leaf is None:

@@ -70,7 +70,7 @@ def make_root(directory: str, owner: tuple[int, int]) -> None:
     """Make the directory itself, if it is missing, for its owner alone."""
     if os.path.isdir(directory):
         return
-    with _told(f"cannot make the directory {directory}"):
+    with _os_errors(f"cannot make the directory {directory}"):
         os.mkdir(directory, 0o700)
         _give(directory, owner)
         sync_directory(os.path.dirname(directory))
@@ -78,7 +78,7 @@ def make_root(directory: str, owner: tuple[int, int]) -> None:
 
 def add(directory: str, texts: Mapping[str, str], owner: tuple[int, int]) -> str:
     """Write a new generation, which nobody uses yet; its name. A crash leaves a directory that prune() removes."""
-    with _told(f"cannot write a new generation in {directory}"):
+    with _os_errors(f"cannot write a new generation in {directory}"):
         scratch = tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory)  # mode 0700
         for file, text in texts.items():
             path = os.path.join(scratch, file)
@@ -99,7 +99,7 @@ def add(directory: str, texts: Mapping[str, str], owner: tuple[int, int]) -> str
 def switch(directory: str, name: str | None) -> None:
     """Let the link lead to a generation, as one step; None takes it away."""
     link = os.path.join(directory, LINK)
-    with _told(f"cannot move {link}"):
+    with _os_errors(f"cannot move {link}"):
         if name is None:
             os.unlink(link)
         else:
@@ -120,7 +120,7 @@ def discard(directory: str, name: str) -> None:
 
 def prune(directory: str) -> None:
     """Remove what is unfinished, and all generations but the one in use and the newest others."""
-    with _told(f"cannot remove old generations in {directory}"):
+    with _os_errors(f"cannot remove old generations in {directory}"):
         used = os.readlink(os.path.join(directory, LINK))
         older = sorted((each for each in _numbered(directory) if each != used), key=int, reverse=True)
         doomed = older[_KEPT - 1 :] + [each for each in os.listdir(directory) if each.startswith(_UNFINISHED)]
@@ -130,7 +130,7 @@ def prune(directory: str) -> None:
 
 def remove_root(directory: str) -> None:
     """Remove the directory with all generations; the keys in it first."""
-    with _told(f"cannot remove {directory}"):
+    with _os_errors(f"cannot remove {directory}"):
         for place, _directories, names in os.walk(directory):
             for name in names:
                 if name in (KEY, STAGED):
@@ -149,7 +149,7 @@ def _give(path: str, owner: tuple[int, int]) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _os_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

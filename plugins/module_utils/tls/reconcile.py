@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Mistake
+from ..core.plan import Change, Effect
 from .checks import (
     authority_problems,
     certificate_problems,
@@ -46,7 +47,7 @@ class Decision:
     reasons: tuple[str, ...]
     list_reasons: tuple[str, ...]
     clients: tuple[Client, ...]
-    differences: tuple[str, ...]
+    changes: tuple[Change, ...]
     warnings: tuple[str, ...]
 
 
@@ -80,18 +81,18 @@ def decide(
     # Authorities that the certificate does not lead to would be put in place with the certificate that does.
     broken = pair is None or (bool(wanted.authorities) and bool(chain_problems(pair.chain, wanted.authorities, now)))
     texts = None if broken or pair is None else _texts(wanted, pair, installed, in_use)
-    differences = _differences(texts, installed, pair) if texts is not None else ()
+    changes = _changes(texts, installed, pair) if texts is not None else ()
     judged = (
         client_problem(name, each, wanted.issuer, wanted.revoked or frozenset(), wanted.renew_before, now)
         for name, each in wanted.clients.items()
     )
     return Decision(
-        texts=texts if differences else None,
+        texts=texts if changes else None,
         leaf=pair.chain[0] if pair else None,
         reasons=tuple(reasons),
         list_reasons=tuple(list_reasons(wanted.lists, wanted.revoked, wanted.renew_before, now)),
         clients=tuple(each for each in judged if each),
-        differences=differences,
+        changes=changes,
         warnings=tuple(ending_authorities(wanted.authorities, wanted.renew_before, now)),
     )
 
@@ -140,19 +141,20 @@ def _joined(certificates: tuple[Certificate, ...]) -> str:
     return "".join(each.pem for each in certificates)
 
 
-def _differences(texts: Mapping[str, str], installed: Installed | None, pair: _Pair | None) -> tuple[str, ...]:
-    """What changes, as a person reads it; nothing of a key but that it is another one."""
-    lines: list[str] = []
+def _changes(texts: Mapping[str, str], installed: Installed | None, pair: _Pair | None) -> tuple[Change, ...]:
+    """What changes, file by file; nothing of a key but that it is another one."""
+    found: list[tuple[str, str]] = []
     before = installed.texts if installed else {}
     for file in (CERTIFICATE, AUTHORITIES, LISTS):
         if file in texts and texts[file] != before.get(file):
-            old, new = _told(file, before.get(file)), _told(file, texts[file])
-            lines += [f"{file}:", *(f"  - {line}" for line in old if line not in new), *(f"  + {line}" for line in new if line not in old)]
+            old, new = _lines(file, before.get(file)), _lines(file, texts[file])
+            lines = [*(f"    - {line}" for line in old if line not in new), *(f"    + {line}" for line in new if line not in old)]
+            found.append((file, "\n".join([f"{file}:", *lines])))
     if installed is not None and installed.key_problem:
-        lines.append(f"{KEY}: {installed.key_problem}")
+        found.append((KEY, f"{KEY}: {installed.key_problem}"))
     if pair is not None and pair.key is not None and not _same_key(before.get(KEY), pair):
-        lines.append(f"{KEY}: a new key")
-    return tuple(lines)
+        found.append((KEY, f"{KEY}: a new key"))
+    return tuple(Change(file, description, None, None, Effect.WRITE) for file, description in found)
 
 
 def _same_key(text: str | None, pair: _Pair) -> bool:
@@ -162,7 +164,7 @@ def _same_key(text: str | None, pair: _Pair) -> bool:
         return False
 
 
-def _told(file: str, text: str | None) -> list[str]:
+def _lines(file: str, text: str | None) -> list[str]:
     if text is None:
         return []
     try:

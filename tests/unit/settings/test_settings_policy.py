@@ -143,7 +143,7 @@ def test_the_command_line_overrides() -> None:
 def test_file_changes() -> None:
     state = State(15, DEFINITIONS, (entry("log_connections", "yes", OURS), entry("port", "5433", OURS)))
     policy = read({"work_mem": "64MB", "log_connections": True, "listen_addresses": "*"})
-    assert [change.description for change in file_changes(policy, state, OURS, "settings")] == [
+    assert [change.description for change in file_changes(policy, state, OURS)] == [
         "listen_addresses: localhost -> * (after a restart)",
         "port: 5433 -> no longer set here",
         "work_mem: 4MB -> 64MB",

@@ -165,7 +165,7 @@ def test_the_installed_one_stays_and_the_rest_follows() -> None:
     assert (mistakes, decision.reasons) == ({}, ())
     assert decision.texts is not None
     assert decision.texts["server.key"] == GOOD.key_pem
-    assert "ca.crl:" in decision.differences
+    assert "ca.crl" in [change.object for change in decision.changes]
 
 
 def test_a_renewed_certificate_may_keep_its_key() -> None:
@@ -173,7 +173,7 @@ def test_a_renewed_certificate_may_keep_its_key() -> None:
     decision, mistakes = judge(installed=GOOD, certificate=renewed.chain)
     assert mistakes == {}
     assert decision.texts is not None
-    assert not any("new key" in line for line in decision.differences)
+    assert not any("new key" in change.description for change in decision.changes)
 
 
 def test_a_file_that_a_setting_names_does_not_go() -> None:
