@@ -15,8 +15,8 @@ from .contents import BULK_KINDS, read_contents, with_names
 from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
     contents_of_new,
+    creation,
     facts_of_new,
-    plan_creation,
     plan_removals,
     reconcile_cluster,
     reconcile_database,
@@ -57,7 +57,7 @@ class Planned:
     """The whole plan in its parts, in the order of their execution."""
 
     before: Plan
-    creations: Plan
+    creations: tuple[tuple[Database, Change], ...]
     databases: tuple[tuple[Database, Plan], ...]
     removals: Plan
     own_password: Plan
@@ -68,7 +68,7 @@ class Planned:
     @property
     def whole(self) -> Plan:
         """All changes in order."""
-        plan = self.before + self.creations
+        plan = self.before + Plan(tuple(change for _database, change in self.creations))
         for _database, part in self.databases:
             plan = plan + part
         return plan + self.removals + self.own_password
@@ -105,7 +105,7 @@ class Convergence:
             raise PolicyError(mistakes, self._options.path_prefix)
         planned = Planned(
             before=reconcile_cluster(scope, cluster, self._options.iterations),
-            creations=Plan(tuple(change for each in self._policy.databases for change in plan_creation(cluster, each))),
+            creations=tuple((each, creation(each)) for each in self._policy.databases if each.name not in cluster.databases),
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
             own_password=Plan(tuple(plan_own_password(scope, cluster, self._options.iterations))),
@@ -173,8 +173,8 @@ class Convergence:
                 if planned.before:
                     retries += self._apply_part(session, planned.before, lambda: self._cluster_left(session))
                     done.append("roles and memberships")
-                for change in planned.creations.changes:
-                    retries += self._create(session, change)
+                for database, change in planned.creations:
+                    retries += self._create(session, database, change)
                     done.append(f"creation of {change.object}")
             for database, part in planned.databases:
                 if part:
@@ -192,11 +192,11 @@ class Convergence:
     def _apply_part(self, session: Session, part: Plan, left: Callable[[], Plan]) -> int:
         return apply_planned(session, part, left, self._options.patience)
 
-    def _create(self, session: Session, change: Change) -> int:
+    def _create(self, session: Session, database: Database, change: Change) -> int:
         try:
             return apply_alone(session, change, self._options.patience)
         except BulwarkError:
-            if session.closed or change.object not in {f"database {name}" for name in self._read_cluster(session).databases}:
+            if session.closed or database.name not in self._read_cluster(session).databases:
                 raise
             return 1
 

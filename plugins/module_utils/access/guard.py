@@ -191,14 +191,14 @@ def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) ->
 
     What PUBLIC has does not count: it is what PostgreSQL gives by itself, and no policy leaves much of it.
     """
-    revoked = sum(change.revoked_from_roles for change in plan.changes)
+    revoked = sum(change.from_roles for change in plan.changes)
     if allowed or revoked < _FEW or revoked <= share * max(existing, 1):
         return
     raise BulwarkError(
         f"The plan revokes {revoked} of {existing} privileges that roles have, more than max_revoke_share ({share:g}) allows; "
         "nothing was changed. "
         "Read the whole plan with allow_mass_revoke and --check --diff; if it is right, apply it so once. It begins with:\n"
-        + "\n".join(f"  {change.description}" for change in [each for each in plan.changes if each.revoked_from_roles][:10])
+        + "\n".join(f"  {change.description}" for change in [each for each in plan.changes if each.from_roles][:10])
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..core import statements as st
 from ..core.catalog import PUBLIC, AclEntry
 from ..core.patterns import sql_pattern
-from ..core.plan import Change, Plan
+from ..core.plan import Change, Effect, Plan
 from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, SCHEMA, TABLE, VIEW, Database, ObjectClass, Schema
 from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
@@ -72,10 +72,8 @@ def _shared_objects(scope: Scope, cluster: Cluster, named: list[str]) -> list[Ob
     return objects
 
 
-def plan_creation(cluster: Cluster, database: Database) -> list[Change]:
-    """CREATE DATABASE where it is missing; the only statement that cannot run in a transaction."""
-    if database.name in cluster.databases:
-        return []
+def creation(database: Database) -> Change:
+    """CREATE DATABASE, the only statement that cannot run in a transaction."""
     options = [st.compose(" OWNER {}", st.identifier(database.owner))] if database.owner else []
     if database.template:
         options.append(st.compose(" TEMPLATE {}", st.identifier(database.template)))
@@ -83,13 +81,12 @@ def plan_creation(cluster: Cluster, database: Database) -> list[Change]:
         options.append(st.compose(" ENCODING {}", st.literal(database.encoding)))
     if database.locale:
         options.append(st.compose(" LOCALE {}", st.literal(database.locale)))
-    return [
-        Change(
-            f"database {database.name}",
-            f"database {database.name}: created" + (f", owner {database.owner}" if database.owner else ""),
-            st.compose("CREATE DATABASE {}{}", st.identifier(database.name), st.compose("{}" * len(options), *options)),
-        )
-    ]
+    return Change(
+        f"database {database.name}",
+        f"database {database.name}: created" + (f", owner {database.owner}" if database.owner else ""),
+        st.compose("CREATE DATABASE {}{}", st.identifier(database.name), st.compose("{}" * len(options), *options)),
+        effect=Effect.CREATE,
+    )
 
 
 def facts_of_new(cluster: Cluster, database: Database) -> DatabaseFacts:
@@ -176,6 +173,7 @@ def _schemas(cluster: Cluster, database: Database, contents: Contents) -> tuple[
                     f"schema {schema.name}: created, owner {owner}",
                     st.compose("CREATE SCHEMA {} AUTHORIZATION {}", st.identifier(schema.name), st.identifier(owner)),
                     database.name,
+                    Effect.CREATE,
                 )
             )
             own = tuple(AclEntry(owner, owner, privilege) for privilege in ("CREATE", "USAGE"))
@@ -200,8 +198,8 @@ def _schema_comment(database: str, schema: Schema, existing: Mapping[str, tuple[
 
 __all__ = [
     "contents_of_new",
+    "creation",
     "facts_of_new",
-    "plan_creation",
     "plan_removals",
     "reconcile_cluster",
     "reconcile_database",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ..core import statements as st
 from ..core.catalog import PUBLIC, AclEntry
-from ..core.plan import Change
+from ..core.plan import Change, Effect
 from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _plan_key(
     kept: dict[str, set[str]] = {}
     built_in = BUILT_IN.get(kind, frozenset()) if schema is None else frozenset()
     changes: list[Change] = []
-    grouped: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
+    grouped: dict[tuple[Effect, tuple[str, ...], bool], list[str]] = {}
     for grantee in sorted(set(declared) | set(actual)):
         wanted, given = declared.get(grantee, {}), actual.get(grantee, {})
         if grantee == PUBLIC and PUBLIC not in declared:
@@ -93,23 +93,23 @@ def _plan_key(
         for privilege, option in wanted.items():
             if grantee != owner and (privilege not in given or (option and not given[privilege])):
                 missing.setdefault(option, set()).add(privilege)
-        for action, privileges, option in (
-            ("REVOKE", extra, False),
-            ("REVOKE GRANT OPTION FOR", options, False),
-            ("GRANT", missing.get(False, set()), False),
-            ("GRANT", missing.get(True, set()), True),
+        for effect, privileges, option in (
+            (Effect.REVOKE, extra, False),
+            (Effect.REVOKE_OPTION, options, False),
+            (Effect.GRANT, missing.get(False, set()), False),
+            (Effect.GRANT, missing.get(True, set()), True),
         ):
             if privileges:
-                grouped.setdefault((action, tuple(sorted(privileges)), option), []).append(grantee)
+                grouped.setdefault((effect, tuple(sorted(privileges)), option), []).append(grantee)
     if owner_goes and schema is None and PUBLIC not in actual and built_in:
-        grouped.setdefault(("GRANT", tuple(sorted(built_in)), False), []).append(PUBLIC)
-    for (action, privileges_all, option), grantees in grouped.items():
-        changes.append(_change(database, key, action, privileges_all, option, grantees))
-    changes.sort(key=lambda change: change.granted > 0)
+        grouped.setdefault((Effect.GRANT, tuple(sorted(built_in)), False), []).append(PUBLIC)
+    for (effect, privileges_all, option), grantees in grouped.items():
+        changes.append(_change(database, key, effect, privileges_all, option, grantees))
+    changes.sort(key=lambda change: change.effect is Effect.GRANT)
     if schema is not None or acl is None:
         return changes
     first = _first(scope, key, acl, kept, bool(changes), owner_goes)
-    return [*(_change(database, key, "GRANT", words, False, [name]) for name, words in first), *changes]
+    return [*(_change(database, key, Effect.GRANT, words, False, [name]) for name, words in first), *changes]
 
 
 def _first(
@@ -143,13 +143,12 @@ def _may_revoke(scope: Scope, database: str, key: Key, grantee: str) -> bool:
     return scope.mode == "authoritative" or (schema is not None and (database, schema) in scope.schemas)
 
 
-def _change(database: str, key: Key, action: str, privileges: Sequence[str], option: bool, grantees: Sequence[str]) -> Change:
+def _change(database: str, key: Key, effect: Effect, privileges: Sequence[str], option: bool, grantees: Sequence[str]) -> Change:
     owner, schema, kind = key
-    sign = "+" if action == "GRANT" else "-"
+    sign = "+" if effect is Effect.GRANT else "-"
     place = f"schema {schema}" if schema is not None else "any schema"
     described = f"default privileges of {owner} on {kind.replace('_', ' ')} in {place}"
-    suffix = " GRANT OPTION" if action.startswith("REVOKE GRANT") else " WITH GRANT OPTION" if option else ""
-    count = len(privileges) * len(grantees)
+    suffix = " GRANT OPTION" if effect is Effect.REVOKE_OPTION else " WITH GRANT OPTION" if option else ""
     return Change(
         object=described,
         description=f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + suffix for privilege in privileges),
@@ -157,14 +156,14 @@ def _change(database: str, key: Key, action: str, privileges: Sequence[str], opt
             "ALTER DEFAULT PRIVILEGES FOR ROLE {}{} {} {} ON {} {} {}{}",
             st.identifier(owner),
             st.compose(" IN SCHEMA {}", st.identifier(schema)) if schema is not None else st.keywords(""),
-            st.keywords(action),
+            st.keywords(effect.value),
             st.keywords(", ".join(privileges)),
             st.keywords(kind.upper().replace("_", " ")),
-            st.keywords("TO" if action == "GRANT" else "FROM"),
+            st.keywords("TO" if effect is Effect.GRANT else "FROM"),
             st.listed([st.role(grantee) for grantee in grantees]),
             st.keywords(" WITH GRANT OPTION" if option else ""),
         ),
         database=database,
-        granted=count if action == "GRANT" else 0,
-        revoked=0 if action == "GRANT" else count,
+        effect=effect,
+        privileges=len(privileges) * len(grantees),
     )

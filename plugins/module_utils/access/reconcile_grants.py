@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import statements as st
 from ..core.catalog import PUBLIC, AclEntry
-from ..core.plan import Change
+from ..core.plan import Change, Effect
 from .model import (
     DATABASE,
     FOREIGN_DATA_WRAPPER,
@@ -55,8 +55,7 @@ _SQL_KINDS: Mapping[str, str] = {
 _KIND_ORDER = list(_SQL_KINDS)
 
 # Order within a database. A REVOKE on a table takes the column privileges too, so the columns come after their tables.
-_REVOKE, _REVOKE_OPTION, _GRANT = "REVOKE", "REVOKE GRANT OPTION FOR", "GRANT"
-_ACTION_ORDER = {_REVOKE: 0, _REVOKE_OPTION: 1, _GRANT: 2}
+_ORDER = (Effect.REVOKE, Effect.REVOKE_OPTION, Effect.GRANT)
 
 Rights = dict[str, dict[str, bool]]  # grantee -> privilege -> with grant option
 
@@ -65,7 +64,7 @@ Rights = dict[str, dict[str, bool]]  # grantee -> privilege -> with grant option
 class Step:
     """A grant or a revocation for one class of objects; steps that differ only in grantee or objects become one statement."""
 
-    action: str
+    effect: Effect
     privileges: tuple[str, ...]
     grantee: str
     grant_option: bool = False
@@ -130,23 +129,23 @@ def steps_for(scope: Scope, objects: ObjectClass, gone: frozenset[tuple[str, str
             if key in satisfied or (key in kept and (kept[key] or not with_option)):
                 continue
             additions.setdefault((grantee, with_option), set()).add(privilege)
-    steps.extend(Step(_GRANT, tuple(sorted(privileges)), grantee, option) for (grantee, option), privileges in additions.items())
+    steps.extend(Step(Effect.GRANT, tuple(sorted(privileges)), grantee, option) for (grantee, option), privileges in additions.items())
     return steps
 
 
 def _taken(
     scope: Scope, objects: ObjectClass, declared: Rights, given: Mapping[tuple[str, str], bool]
-) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], bool]]:
-    """Which of the owner's grants go (with the action for each) and which stay."""
-    taken: dict[tuple[str, str], str] = {}
+) -> tuple[dict[tuple[str, str], Effect], dict[tuple[str, str], bool]]:
+    """Which of the owner's grants go (with the effect of each) and which stay."""
+    taken: dict[tuple[str, str], Effect] = {}
     kept: dict[tuple[str, str], bool] = {}
     for (grantee, privilege), grantable in given.items():
         key = (grantee, privilege)
         option = declared.get(grantee, {}).get(privilege)
         if option is None and scope.may_revoke(objects, grantee, privilege):
-            taken[key] = _REVOKE
+            taken[key] = Effect.REVOKE
         elif option is False and grantable and scope.may_revoke(objects, grantee, privilege):
-            taken[key] = _REVOKE_OPTION
+            taken[key] = Effect.REVOKE_OPTION
             kept[key] = False
         else:
             kept[key] = grantable or grantee == objects.owner
@@ -156,7 +155,7 @@ def _taken(
 def _revocations(
     scope: Scope,
     objects: ObjectClass,
-    taken: Mapping[tuple[str, str], str],
+    taken: Mapping[tuple[str, str], Effect],
     kept: Mapping[tuple[str, str], bool],
     by_others: Sequence[AclEntry],
 ) -> list[Step]:
@@ -168,16 +167,16 @@ def _revocations(
         if entry not in alone and _loses_option(entry.grantor, entry.privilege, taken, kept, by_others, going):
             root = _root(entry, own_step, by_others)
             passed_on.setdefault((root, entry.privilege), set()).add(f"{entry.grantee} -{entry.privilege}")
-    grouped: dict[tuple[str, str, str | None, tuple[str, ...]], set[str]] = {}
-    for (grantee, privilege), action in taken.items():
+    grouped: dict[tuple[Effect, str, str | None, tuple[str, ...]], set[str]] = {}
+    for (grantee, privilege), effect in taken.items():
         lost = tuple(sorted(passed_on.get((grantee, privilege), ())))
-        grouped.setdefault((action, grantee, None, lost), set()).add(privilege)
+        grouped.setdefault((effect, grantee, None, lost), set()).add(privilege)
     for entry in alone:
         lost = tuple(sorted(passed_on.get((entry.grantee, entry.privilege), ())))
-        grouped.setdefault((_REVOKE, entry.grantee, entry.grantor, lost), set()).add(entry.privilege)
+        grouped.setdefault((Effect.REVOKE, entry.grantee, entry.grantor, lost), set()).add(entry.privilege)
     return [
-        Step(action, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost)
-        for (action, grantee, grantor, lost), privileges in grouped.items()
+        Step(effect, tuple(sorted(privileges)), grantee, grantor=grantor, passed_on=lost)
+        for (effect, grantee, grantor, lost), privileges in grouped.items()
     ]
 
 
@@ -195,7 +194,7 @@ def _root(entry: AclEntry, own_step: set[tuple[str, str]], by_others: Sequence[A
 def _loses_option(
     grantor: str,
     privilege: str,
-    taken: Mapping[tuple[str, str], str],
+    taken: Mapping[tuple[str, str], Effect],
     kept: Mapping[tuple[str, str], bool],
     by_others: Sequence[AclEntry],
     going: Sequence[AclEntry],
@@ -227,7 +226,7 @@ def plan_grants(scope: Scope, database: str | None, objects: Sequence[ObjectClas
     for each in tables:
         for step in steps_for(scope, each):
             steps.append((each, step))
-            if each.kind == TABLE and step.action == _REVOKE and with_columns:
+            if each.kind == TABLE and step.effect is Effect.REVOKE and with_columns:
                 lost = {(step.grantee, privilege) for privilege in step.privileges}
                 for name in with_columns.intersection((each.schema, name) for name in each.names or ()):
                     gone.setdefault(name, set()).update(lost)
@@ -290,7 +289,7 @@ def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]])
         names.sort()
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            order = (_ACTION_ORDER[step.action], _KIND_ORDER.index(kind), schema or "", who, step.privileges, on_columns, batch)
+            order = (_ORDER.index(step.effect), _KIND_ORDER.index(kind), schema or "", who, step.privileges, on_columns, batch)
             changes.append((order, _change(database, kind, schema, step, who, on_columns, batch)))
     return [change for _order, change in sorted(changes, key=lambda pair: pair[0])]
 
@@ -304,24 +303,23 @@ def _change(
     columns: Sequence[str],
     names: Sequence[str],
 ) -> Change:
-    sign = "+" if step.action == _GRANT else "-"
+    sign = "+" if step.effect is Effect.GRANT else "-"
     described = describe(kind, schema, names) + (f" ({', '.join(columns)})" if columns else "")
-    option = " WITH GRANT OPTION" if step.grant_option else " GRANT OPTION" if step.action == _REVOKE_OPTION else ""
+    option = " WITH GRANT OPTION" if step.grant_option else " GRANT OPTION" if step.effect is Effect.REVOKE_OPTION else ""
     words = f"{', '.join(grantees)}: {described}  " + " ".join(sign + privilege + option for privilege in step.privileges)
     if step.grantor:
         words += f" (granted by {step.grantor})"
     if step.passed_on:
         words += f" (and what it had passed on: {'; '.join(step.passed_on)})"
     each_grantee = len(names) * len(step.privileges) * max(1, len(columns))
-    count = each_grantee * len(grantees)
     return Change(
         object=described,
         description=words,
         statement=_statement(kind, schema, step, grantees, columns, names),
         database=database,
-        granted=count if step.action == _GRANT else 0,
-        revoked=0 if step.action == _GRANT else count + len(step.passed_on) * len(names),
-        revoked_from_roles=0 if step.action == _GRANT else each_grantee * sum(name != PUBLIC for name in grantees),
+        effect=step.effect,
+        privileges=each_grantee * len(grantees) + len(step.passed_on) * len(names),
+        from_roles=0 if step.effect is Effect.GRANT else each_grantee * sum(name != PUBLIC for name in grantees),
     )
 
 
@@ -329,11 +327,11 @@ def _statement(kind: str, schema: str | None, step: Step, grantees: Sequence[str
     target = f" ON {_SQL_KINDS[kind]} "
     on_columns = st.compose(" ({})", st.listed([st.identifier(column) for column in columns])) if columns else st.keywords("")
     privileges = st.listed([st.compose("{}{}", st.keywords(privilege), on_columns) for privilege in step.privileges])
-    preposition = " TO " if step.action == _GRANT else " FROM "
+    preposition = " TO " if step.effect is Effect.GRANT else " FROM "
     ending = " WITH GRANT OPTION" if step.grant_option else " CASCADE" if step.passed_on else ""
     statement = st.compose(
         "{} {}{}{}{}{}{}",
-        st.keywords(step.action),
+        st.keywords(step.effect.value),
         privileges,
         st.keywords(target),
         _all_qualified(kind, schema, tuple(names)),

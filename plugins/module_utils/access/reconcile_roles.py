@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import scram
 from ..core import statements as st
-from ..core.plan import Change
+from ..core.plan import Change, Effect
 from .model import Membership, Role
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ def _attributes(role: Role, actual: Role | None) -> list[Change]:
     if actual is not None and not options:
         return []
     listed = st.compose("{}", _spaced(options))
-    verb = "ALTER" if actual else "CREATE"
+    effect = Effect.ALTER if actual else Effect.CREATE
     told = " ".join(words) if actual else f"created{' ' if words else ''}{' '.join(words)}"
     return [
         Change(
             f"role {role.name}",
             f"role {role.name}: {told}",
-            st.compose("{} ROLE {}{}", st.keywords(verb), st.identifier(role.name), listed),
+            st.compose("{} ROLE {}{}", st.keywords(effect.value), st.identifier(role.name), listed),
+            effect=effect,
         )
     ]
 
@@ -160,7 +161,8 @@ def _setting(role: str, place: str | None, name: str, value: object, database: s
     parts = (st.identifier(role), target, st.identifier(*name.split(".")))
     where = f" in database {place}" if place is not None else ""
     if value is None:
-        return Change(f"role {role}", f"role {role}: setting {name}{where} reset", st.compose("ALTER ROLE {}{} RESET {}", *parts), database)
+        reset = st.compose("ALTER ROLE {}{} RESET {}", *parts)
+        return Change(f"role {role}", f"role {role}: setting {name}{where} reset", reset, database, Effect.RESET)
     elements = [str(element) for element in value] or [""] if isinstance(value, tuple) else [str(value)]
     return Change(
         f"role {role}",
@@ -243,38 +245,39 @@ def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None,
         listed = ", ".join(f"{name} {'TRUE' if value else 'FALSE'}" for name, value in options.items())
         return [
             _membership_change(
-                wanted, "GRANT", "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+MEMBER ({listed})"
+                wanted, Effect.GRANT, "", f" WITH {listed}", wanted.grantor or (keep.grantor if keep else None), f"+MEMBER ({listed})"
             )
         ]
     if keep is None or (wanted.admin and not keep.admin):
         ending = " WITH ADMIN OPTION" if wanted.admin else ""
-        return [_membership_change(wanted, "GRANT", "", ending, None, f"+MEMBER{ending}")]
+        return [_membership_change(wanted, Effect.GRANT, "", ending, None, f"+MEMBER{ending}")]
     if keep.admin and not wanted.admin and scope.mode != "additive":
-        return [_membership_change(wanted, "REVOKE", "ADMIN OPTION FOR ", "", None, "-ADMIN OPTION")]
+        return [_membership_change(wanted, Effect.REVOKE, "ADMIN OPTION FOR ", "", None, "-ADMIN OPTION")]
     return []
 
 
 def _membership_revocation(scope: Scope, entry: Membership) -> Change:
-    return _membership_change(entry, "REVOKE", "", "", entry.grantor if scope.major >= 16 else None, "-MEMBER")
+    return _membership_change(entry, Effect.REVOKE, "", "", entry.grantor if scope.major >= 16 else None, "-MEMBER")
 
 
-def _membership_change(entry: Membership, verb: str, prefix: str, ending: str, grantor: str | None, told: str) -> Change:
+def _membership_change(entry: Membership, effect: Effect, prefix: str, ending: str, grantor: str | None, words: str) -> Change:
     by = st.compose(" GRANTED BY {}", st.identifier(grantor)) if grantor else st.keywords("")
+    origin = f" (granted by {grantor})" if grantor and effect is Effect.REVOKE else ""
     return Change(
         object=f"role {entry.role}",
-        description=f"{entry.member}: role {entry.role}  {told}" + (f" (granted by {grantor})" if grantor and verb == "REVOKE" else ""),
+        description=f"{entry.member}: role {entry.role}  {words}{origin}",
         statement=st.compose(
             "{} {}{} {} {}{}{}",
-            st.keywords(verb),
+            st.keywords(effect.value),
             st.keywords(prefix),
             st.identifier(entry.role),
-            st.keywords("TO" if verb == "GRANT" else "FROM"),
+            st.keywords("TO" if effect is Effect.GRANT else "FROM"),
             st.identifier(entry.member),
             st.keywords(ending),
             by,
         ),
-        granted=1 if verb == "GRANT" else 0,
-        revoked=0 if verb == "GRANT" else 1,
+        effect=effect,
+        privileges=1,
     )
 
 
@@ -293,7 +296,7 @@ def _leaves_first(entries: Sequence[Membership]) -> list[Membership]:
 def plan_removals(scope: Scope, cluster: Cluster) -> list[Change]:
     """The last step: the roles that are to be absent. PostgreSQL refuses to drop a role on which anything depends."""
     return [
-        Change(f"role {role.name}", f"role {role.name}: dropped", st.compose("DROP ROLE {}", st.identifier(role.name)))
+        Change(f"role {role.name}", f"role {role.name}: dropped", st.compose("DROP ROLE {}", st.identifier(role.name)), effect=Effect.DROP)
         for role in scope.policy.absent_roles
         if role.name in cluster.roles
     ]

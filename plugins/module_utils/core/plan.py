@@ -28,14 +28,18 @@ _LONGEST_PAUSE = 5.0
 
 
 class Effect(Enum):
-    """What a change does to its object. WRITE: what is written as a whole, such as a file. RELOAD: the server reads its files again."""
+    """What a change does to its object; the value is the word of its SQL, where there is one.
 
-    CREATE = "create"
-    ALTER = "alter"
-    DROP = "drop"
-    GRANT = "grant"
-    REVOKE = "revoke"
-    RESET = "reset"
+    WRITE: what is written as a whole, such as a file. RELOAD: the server reads its files again.
+    """
+
+    CREATE = "CREATE"
+    ALTER = "ALTER"
+    DROP = "DROP"
+    GRANT = "GRANT"
+    REVOKE = "REVOKE"
+    REVOKE_OPTION = "REVOKE GRANT OPTION FOR"
+    RESET = "RESET"
     WRITE = "write"
     RELOAD = "reload"
 
@@ -47,9 +51,8 @@ class Change:
     description: empty where the other changes of its section say all. statement: composed SQL, a SecretStatement, or what core.install
     takes (a step, a patch of Patroni's configuration); None where another change makes this one, too.
     database: where it runs, None for what belongs to the whole server. section: its heading in the diff, None for that of its database.
-    granted, revoked: how many privileges it gives and takes, over all objects and grantees. revoked_from_roles: those of them that
-    somebody once
-    granted to a role, not PUBLIC's.
+    privileges: how many it gives or takes, over all objects and grantees. from_roles: those that it takes and that somebody once granted
+    to a role, not PUBLIC's.
     """
 
     object: str
@@ -58,9 +61,8 @@ class Change:
     database: str | None = None
     effect: Effect = Effect.ALTER
     section: str | None = None
-    granted: int = 0
-    revoked: int = 0
-    revoked_from_roles: int = 0
+    privileges: int = 0
+    from_roles: int = 0
 
     @property
     def heading(self) -> str:
@@ -107,12 +109,12 @@ class Plan:
     @property
     def granted(self) -> int:
         """How many privileges the plan gives."""
-        return sum(change.granted for change in self.changes)
+        return sum(change.privileges for change in self.of(Effect.GRANT))
 
     @property
     def revoked(self) -> int:
         """How many privileges the plan takes."""
-        return sum(change.revoked for change in self.changes)
+        return sum(change.privileges for change in self.of(Effect.REVOKE, Effect.REVOKE_OPTION))
 
     def of(self, *effects: Effect) -> tuple[Change, ...]:
         """The changes that have one of the effects, in order."""

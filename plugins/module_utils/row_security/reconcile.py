@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.patterns import like_any
-from ..core.plan import Change, Plan
+from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, joined, keywords, listed, literal, role
 from .expression import digest, stamp
 from .model import ALL, ALL_ROWS, COMMANDS, ISOLATION, TENANT_ALL, RowPolicy, Table
@@ -165,11 +165,11 @@ def _index(database: str, tenancy: Tenancy, table: Table) -> Iterator[Change]:
     name = index_name(table, columns)
     if name in table.invalid_indexes:
         drop = compose("DROP INDEX CONCURRENTLY {}", identifier(table.schema, name))
-        yield Change(about, f"{about}  -index {name} (invalid: an earlier run was interrupted)", drop, database)
+        yield Change(about, f"{about}  -index {name} (invalid: an earlier run was interrupted)", drop, database, Effect.DROP)
     # A partitioned table takes the indexes of its partitions over, without reading a row.
     kind = keywords("INDEX" if table.kind == "p" else "INDEX CONCURRENTLY")
     make = compose("CREATE {} {} ON {} ({})", kind, identifier(name), _name(table), listed(identifier(column) for column in columns))
-    yield Change(about, f"{about}  +index {name} ({', '.join(columns)})", make, database)
+    yield Change(about, f"{about}  +index {name} ({', '.join(columns)})", make, database, Effect.CREATE)
 
 
 def index_name(table: Table, columns: Sequence[str]) -> str:
@@ -184,30 +184,30 @@ def index_name(table: Table, columns: Sequence[str]) -> str:
 def _of_table(database: str, table: Table, wanted: Wanted, exact: bool) -> Iterator[Change]:
     actual = {policy.name: policy for policy in table.policies}
 
-    def change(description: str, *statements: Any) -> Change:
-        return Change(f"table {table.label}", f"table {table.label}  {description}", joined("; ", statements), database)
+    def change(effect: Effect, description: str, *statements: Any) -> Change:
+        return Change(f"table {table.label}", f"table {table.label}  {description}", joined("; ", statements), database, effect)
 
     if table.enabled and not wanted.enabled:
-        yield change("-row-level security", _switched(table, wanted))
+        yield change(Effect.ALTER, "-row-level security", _switched(table, wanted))
     for policy in wanted.policies:
         there = actual.get(policy.name)
         stamped = [_stamp(table, policy)] if policy.written else []
         if there is None:
-            yield change(f"+{_described(policy)}", _create(table, policy), *stamped)
+            yield change(Effect.CREATE, f"+{_described(policy)}", _create(table, policy), *stamped)
         elif not _alterable(there, policy):
             kind = f"was {'permissive' if there.permissive else 'restrictive'} for {there.command}"
-            yield change(f"{_described(policy)}, {kind}", _drop(table, there), _create(table, policy), *stamped)
+            yield change(Effect.ALTER, f"{_described(policy)}, {kind}", _drop(table, there), _create(table, policy), *stamped)
         elif not _equal(there, policy):
-            yield change(f"{_described(policy)}{_difference(there, policy)}", _alter(table, policy), *stamped)
+            yield change(Effect.ALTER, f"{_described(policy)}{_difference(there, policy)}", _alter(table, policy), *stamped)
     if exact:
         names = {policy.name for policy in wanted.policies}
         for policy in table.policies:
             if policy.name not in names:
-                yield change(f"-{_described(policy)}", _drop(table, policy))
+                yield change(Effect.DROP, f"-{_described(policy)}", _drop(table, policy))
     if (table.enabled, table.forced) != (wanted.enabled, wanted.forced) and (wanted.enabled or not table.enabled):
         more = [*(["enabled"] if wanted.enabled > table.enabled else []), *(["forced"] if wanted.forced > table.forced else [])]
         less = ["not forced"] if wanted.forced < table.forced else []
-        yield change(f"+row-level security {' and '.join(more + less)}", _switched(table, wanted))
+        yield change(Effect.ALTER, f"+row-level security {' and '.join(more + less)}", _switched(table, wanted))
 
 
 def _switched(table: Table, wanted: Wanted) -> Any:

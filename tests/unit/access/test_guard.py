@@ -12,7 +12,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.access.guard im
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import Membership
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.catalog import AclEntry
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import BulwarkError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Change, Plan
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Change, Effect, Plan
 from tests.unit.access.world import cluster, role, scope_for
 
 
@@ -62,7 +62,7 @@ def test_an_ordinary_administrator_keeps_its_way_into_each_database() -> None:
 
 def revoking(count: int) -> Plan:
     """A plan that takes so many privileges from roles."""
-    return Plan((Change("table t", "a: table t  -SELECT", None, revoked=count, revoked_from_roles=count),))
+    return Plan((Change("table t", "a: table t  -SELECT", None, effect=Effect.REVOKE, privileges=count, from_roles=count),))
 
 
 def test_a_mass_revocation_needs_an_allowance() -> None:

@@ -118,7 +118,7 @@ def test_many_objects_become_batches() -> None:
     names = tuple(f"t{number:04}" for number in range(1100))
     found = ObjectClass("table", "owner", (), "shop", "app", None, names, relkind="r", count=len(names))
     plan = plan_grants(scope_for(policy(SELECT_FOR_A)), "shop", [found])
-    assert [change.granted for change in plan] == [500, 500, 100]
+    assert [change.privileges for change in plan] == [500, 500, 100]
     assert plan[0].description == "a: 500 tables app.t0000, app.t0001, app.t0002 ... app.t0499  +SELECT"
 
 
