@@ -147,6 +147,7 @@ class Workload:
 
     seed: int
     major: int
+    truncates: bool = True
     refused: int = 0
     done: int = 0
     random: random.Random = field(init=False)
@@ -242,7 +243,7 @@ class Workload:
                 f"MERGE INTO app.plain p USING (SELECT generate_series({i}, {i + 3}) AS id) s ON p.id = s.id WHEN MATCHED AND p.id % 2 = 0 THEN DELETE"
                 f" WHEN MATCHED THEN UPDATE SET b = 'merged' WHEN NOT MATCHED THEN INSERT (id, b) VALUES (s.id, 'by merge')"
             )
-        if r.random() < 0.01:
+        if self.truncates and r.random() < 0.01:
             return pick(
                 [
                     "TRUNCATE app.loose",

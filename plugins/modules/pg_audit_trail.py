@@ -35,7 +35,9 @@ options:
       - C(mask) is a dictionary of tables, each as C(schema.table), and in each either a list of columns or a dictionary of them. Their
         values are not in the log. V(mask), which is what a list means, puts C(***) in their place, V(hash) a hash with a key that is kept
         in the log's schema, V(exclude) nothing at all.
-      - C(readers) is a list of roles that may read the view C(audit_log).
+      - C(readers) is a list of roles that may read the log, by the view C(audit_log), a view for each table, and the functions C(history),
+        C(row_at) and C(undo). C(tenant_readers) is a list of roles that may read the view C(tenant_log), which shows the records of the
+        tenant in context.
       - C(changed_columns_only) set to V(true) stores of an UPDATE the columns that it changed, and not whole rows.
       - C(skip_unchanged) set to V(true) stores nothing for a row in which an UPDATE changes nothing.
     type: dict

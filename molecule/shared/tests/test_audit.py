@@ -18,15 +18,13 @@ def test_a_change_is_on_record(outcomes: Outcomes, query: Query) -> None:
     statements = [
         "SELECT set_config('app.current_user', 'alice', false)",
         "INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'on record')",
-        "UPDATE app.user_profiles SET phone = '555-0100' WHERE id = 1 AND tenant_id = 1",
+        "UPDATE app.projects SET budget = 7 WHERE title = 'on record'",
         "DELETE FROM app.projects WHERE title = 'on record'",
     ]
     assert outcomes("app_service", statements) == ["00000"] * 4
     columns = "action, table_name, changed_by, session_role, tenant, coalesce(new_values, old_values) ->> 'title'"
     found = query(f"SELECT {columns} FROM audit.audit_log WHERE id > {last} ORDER BY id", role="auditor")
-    assert found.splitlines()[0] == "INSERT|projects|alice|app_service|1|on record"
-    assert found.splitlines()[-1] == "DELETE|projects|alice|app_service|1|on record"
-    assert query(f"SELECT count(*) FROM audit.audit_log WHERE id > {last} AND new_values::text LIKE '%555-0100%'", role="auditor") == "0"
+    assert found.splitlines() == [f"{action}|projects|alice|app_service|1|on record" for action in ("INSERT", "UPDATE", "DELETE")]
 
 
 @pytest.mark.parametrize("role", ["app_service", "migration_user", "readonly_user", "analyst"])

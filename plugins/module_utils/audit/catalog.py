@@ -104,7 +104,7 @@ ORDER BY i.indrelid, i.indisprimary DESC, i.indexrelid
 """
 )
 _KEY_TEXT = {
-    "timestamptz": "((to_json({} AT TIME ZONE 'UTC') #>> '{{}}') || 'Z')",
+    "timestamptz": "((to_json({0} AT TIME ZONE 'UTC') #>> '{{}}') || CASE WHEN isfinite({0}) THEN 'Z' ELSE '' END)",
     "timestamp": "(to_json({}) #>> '{{}}')",
     "date": "(to_json({}) #>> '{{}}')",
     "bytea": "encode({}, 'hex')",
@@ -144,12 +144,16 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE n.nspname = %(log)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I', 'f') ORDER BY 1
 """
 _FUNCTIONS = f"""
-SELECT p.proname, p.prosrc, COALESCE(p.proconfig, '{{}}'), p.prosecdef,
- p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype, l.lanname, r.rolname,
- {exploded("COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))")}
+SELECT p.proname, p.prosrc, COALESCE(p.proconfig, '{{}}'),
+ {exploded("COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))")}, p.prosecdef,
+ p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype, pg_catalog.pg_get_function_identity_arguments(p.oid),
+ pg_catalog.pg_get_function_result(p.oid), p.provolatile, l.lanname, r.rolname
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang
- JOIN pg_catalog.pg_roles r ON r.oid = p.proowner WHERE n.nspname = %(log)s AND p.pronargs = 0 ORDER BY 1
+ JOIN pg_catalog.pg_roles r ON r.oid = p.proowner WHERE n.nspname = %(log)s ORDER BY 1
 """
+
+
+_FACTS = ("arguments", "returns", "volatility", "language", "owner")
 
 
 def read_roles(database: Database) -> dict[str, RoleFacts]:
@@ -241,8 +245,10 @@ def read_sink(database: Database, log: str) -> Sink:
         for name, kind, owner, columns, comment, acl, parent, definition, triggers in database.query(_RELATIONS, parameters)
     }
     functions = {
-        name: Function(name, source, tuple(settings), definer, trigger, language, owner, read_acl(acl, names))
-        for name, source, settings, definer, trigger, language, owner, acl in database.query(_FUNCTIONS, parameters)
+        name: replace(
+            Function(name, source, tuple(settings), definer), trigger=trigger, acl=read_acl(acl, names), **dict(zip(_FACTS, facts))
+        )
+        for name, source, settings, acl, definer, trigger, *facts in database.query(_FUNCTIONS, parameters)
     }
     owner, acl = found[0]
     return Sink(owner, read_acl(acl, names), relations, functions)

@@ -21,9 +21,9 @@ _SHOWN = 5  # names that a note lists
 
 def role_mistakes(database: Database, roles: Mapping[str, RoleFacts], expected: Collection[str]) -> Iterator[Mistake]:
     """Readers that the server does not have. expected: roles that count as there."""
-    for name in database.readers:
+    for key, name in (*(("readers", name) for name in database.readers), *(("tenant_readers", name) for name in database.tenant_readers)):
         if name not in roles and name not in expected:
-            yield Mistake(f"{database.path}.readers", f"the server has no role {quoted(name)}{nearest(name, roles)}")
+            yield Mistake(f"{database.path}.{key}", f"the server has no role {quoted(name)}{nearest(name, roles)}")
 
 
 def owner_mistakes(log: Log, roles: Mapping[str, RoleFacts]) -> Iterator[Mistake]:

@@ -16,7 +16,7 @@ from ..core.errors import Mistake, PolicyError, nearest
 from ..core.plan import Patience, Plan, apply_planned, in_parts
 from .catalog import read_roles, read_schemas, read_sink, read_tables
 from .checks import notes, owner_mistakes, role_mistakes, table_mistakes
-from .reconcile import audited, functions_of, plan_triggers, reconcile
+from .reconcile import audited, plan_triggers, reconcile, sink_plan
 from .sink import SinkPlan, owner_plan
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ class Convergence:
 
         def sink(part: Callable[[SinkPlan], Plan]) -> Plan:
             tables = read_tables(session, self._log.schema, database.schemas)
-            functions = functions_of(database, self._log, tables)
-            return part(SinkPlan(database, self._log, read_sink(session, self._log.schema), functions))
+            return part(sink_plan(database, self._log, tables, read_sink(session, self._log.schema)))
 
         def triggers(place: tuple[str, str]) -> Plan:
             return plan_triggers(database, self._log, read_tables(session, self._log.schema, database.schemas, place))

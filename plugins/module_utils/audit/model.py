@@ -46,6 +46,7 @@ class Database:
     selections: tuple[Selection, ...]
     masking: tuple[Masking, ...] = ()
     readers: tuple[str, ...] = ()
+    tenant_readers: tuple[str, ...] = ()
     changed_columns_only: bool = False
     skip_unchanged: bool = False
 
@@ -148,13 +149,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the log's schema, without arguments. trigger: whether it returns trigger."""
+    """A function of the log's schema. trigger: whether it is one of a trigger. arguments, returns: as the server shows them.
+
+    volatility: pg_proc.provolatile.
+    """
 
     name: str
     source: str
     settings: tuple[str, ...]
     definer: bool
     trigger: bool = True
+    arguments: str = ""
+    returns: str = "trigger"
+    volatility: str = "v"
     language: str = "plpgsql"
     owner: str = ""
     acl: tuple[AclEntry, ...] | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.document import Node, told
+from ..core.document import Node, quoted, told
 from ..core.errors import Mistake, PolicyError
 from ..core.identifiers import (
     application_setting_problem,
@@ -20,7 +20,7 @@ from ..core.identifiers import (
 from ..core.selection import Selection, read_selections
 from .model import EXCLUDE, HASH, MASK, Database, Log, Masking
 
-_KEYS = ("tables", "mask", "readers", "changed_columns_only", "skip_unchanged")
+_KEYS = ("tables", "mask", "readers", "tenant_readers", "changed_columns_only", "skip_unchanged")
 _WORDS = (MASK, EXCLUDE, HASH)
 
 
@@ -54,12 +54,16 @@ def _database(name: str, value: Any, path: str, log: Log, mistakes: list[Mistake
         node.mistake("tables", "is required; {} for none, so that the log stays and nothing is added to it")
     selections = read_selections(node, "tables")
     mistakes.extend(_own_schema(each, log) for each in selections if each.schema == log.schema)
+    readers, tenant_readers = (tuple(sorted(node.names(key, one_role_problem))) for key in ("readers", "tenant_readers"))
+    for role in sorted(set(readers) & set(tenant_readers)):
+        node.mistake("tenant_readers", f"role {quoted(role)} stands in readers, too: it reads the records of one tenant or all of them")
     return Database(
         path,
         name,
         selections,
         _maskings(node, mistakes),
-        tuple(sorted(node.names("readers", one_role_problem))),
+        readers,
+        tenant_readers,
         bool(node.boolean("changed_columns_only", False)),
         bool(node.boolean("skip_unchanged", False)),
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ..core.plan import Change, Plan
 from ..core.statements import compose, identifier, joined, keywords, listed, literal
 from .model import ROW, STATEMENT, Table, Trigger
+from .reading import views_of
 from .sink import SinkPlan
 from .source import NEW_ROWS, OLD_ROWS, function_name, needs_shape, recording_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from .model import Database, Function, Log, Sink
+    from .model import Database, Log, Sink
 
 # Triggers fire in the order of their names: these before any other, so that the log has changes in the order in which they were made.
 PREFIX = "0_audit_"
@@ -46,11 +47,6 @@ def audited(database: Database, tables: Iterable[Table]) -> list[Audited]:
     return found
 
 
-def functions_of(database: Database, log: Log, tables: Sequence[Table]) -> list[Function]:
-    """The function of each audited table."""
-    return [recording_function(database, each.table, each.level, log) for each in audited(database, tables)]
-
-
 def wanted_triggers(database: Database, each: Audited, table: Table) -> list[Trigger]:
     """The triggers that a table, or a partition of it, is to have."""
     function = function_name(each.table)
@@ -71,8 +67,15 @@ def wanted_triggers(database: Database, each: Audited, table: Table) -> list[Tri
 
 def reconcile(database: Database, log: Log, tables: Sequence[Table], sink: Sink) -> Plan:
     """The plan for one database: the log first, then the triggers, then what is no longer needed."""
-    schema = SinkPlan(database, log, sink, functions_of(database, log, tables))
+    schema = sink_plan(database, log, tables, sink)
     return schema.make() + plan_triggers(database, log, tables) + schema.remove()
+
+
+def sink_plan(database: Database, log: Log, tables: Sequence[Table], sink: Sink) -> SinkPlan:
+    """The plan for the log's schema."""
+    mine = audited(database, tables)
+    functions = [recording_function(database, each.table, each.level, log) for each in mine]
+    return SinkPlan(database, log, sink, functions, views_of(database, log, [each.table for each in mine]))
 
 
 def plan_triggers(database: Database, log: Log, tables: Sequence[Table]) -> Plan:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.plan import Change, Plan
 from ..core.statements import compose, identifier, joined, keywords, literal, quoted_name, quoted_text, role
 from .model import Trigger
+from .reading import reading_functions
 from .source import ENTRIES, HASH_KEY, REFUSE, refusing_function
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from ..core.catalog import AclEntry
     from .model import Database, Function, Log, Relation, RoleFacts, Sink
+    from .reading import View
 
-VIEW = "audit_log"
 DEFAULT = "entries_default"
 APPEND_ONLY = "append_only"
 # pg_trigger.tgtype of BEFORE UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT.
@@ -59,16 +60,11 @@ _SECRET = (
     " FROM pg_catalog.generate_series(1, 4)"
 )
 # Name -> what the index is on.
-_INDEXES = {"entries_changed_at": "USING brin (changed_at)", "entries_record": "(table_name, record_id)"}
-
-# The view that people read. Its first columns are those that every audit log has.
-_VIEW = """SELECT e.id, e.table_name, e.record_id,
- CASE e.action WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' WHEN 'D' THEN 'DELETE' ELSE 'TRUNCATE' END AS action,
- e.old_values::pg_catalog.jsonb AS old_values, e.new_values::pg_catalog.jsonb AS new_values,
- COALESCE(e.application_user, e.session_role) AS changed_by, e.changed_at,
- e.schema_name, e.partition_name, e.new_record_id, e.transaction_id, e.statement_at, e.session_role, e.effective_role, e.application_user,
- e.tenant, e.client_address, e.application_name
-FROM {entries} e"""
+_INDEXES = {
+    "entries_changed_at": "USING brin (changed_at)",
+    "entries_record": "(table_name, record_id)",
+    "entries_new_record": "(table_name, new_record_id) WHERE new_record_id IS NOT NULL",
+}
 
 
 def owner_plan(log: Log, roles: Mapping[str, RoleFacts]) -> Plan:
@@ -80,29 +76,30 @@ def owner_plan(log: Log, roles: Mapping[str, RoleFacts]) -> Plan:
 
 
 class SinkPlan:
-    """Plans the schema of one database. functions: those of its audited tables."""
+    """Plans the schema of one database. functions: those that record the audited tables. views: those by which people read."""
 
-    def __init__(self, database: Database, log: Log, sink: Sink, functions: Iterable[Function]) -> None:
+    def __init__(self, database: Database, log: Log, sink: Sink, functions: Iterable[Function], views: Iterable[View]) -> None:
         self._database = database
         self._log = log
         self._sink = sink
-        self._functions = {function.name: function for function in (refusing_function(), *functions)}
+        self._functions = {function.name: function for function in (refusing_function(), *reading_functions(log), *functions)}
+        self._views = {view.name: view for view in views}
         self._about = f"schema {log.schema}"
 
     def make(self) -> Plan:
         """What is missing or not as it should be."""
-        changes = [*self._schema(), *self._tables(), *self._made_functions(), *self._protection(), *self._view(), *self._rights()]
+        changes = [*self._schema(), *self._tables(), *self._made_views(), *self._made_functions(), *self._protection(), *self._rights()]
         return Plan(tuple(changes))
 
     def remove(self) -> Plan:
-        """Functions that no table needs any more. To be done when their triggers are gone."""
-        gone = [name for name, each in self._sink.functions.items() if each.trigger and name not in self._functions]
-        return Plan(
-            tuple(
-                self._change(f"-function {name}", compose("DROP FUNCTION {}()", identifier(self._log.schema, name)))
-                for name in sorted(gone)
-            )
-        )
+        """Functions and views that no table needs any more. To be done when their triggers are gone."""
+        functions = sorted(name for name, each in self._sink.functions.items() if each.trigger and name not in self._functions)
+        views = sorted(name for name, each in self._sink.relations.items() if each.kind == "v" and name not in self._views)
+        changes = [
+            self._change(f"-function {name}", compose("DROP FUNCTION {}()", identifier(self._log.schema, name))) for name in functions
+        ]
+        changes += [self._change(f"-view {name}", compose("DROP VIEW {}", identifier(self._log.schema, name))) for name in views]
+        return Plan(tuple(changes))
 
     def _change(self, description: str, *statements: Any) -> Change:
         return Change(self._about, f"{self._about}  {description}", joined("; ", statements), self._database.name)
@@ -156,25 +153,34 @@ class SinkPlan:
             there = self._sink.functions.get(name)
             if there is not None and _same(there, function) and there.owner == self._log.owner:
                 continue
-            qualified = identifier(self._log.schema, name)
-            security = "SECURITY DEFINER" if function.definer else "SECURITY INVOKER"
-            settings = " ".join("SET {} = {}".format(*setting.split("=", 1)) for setting in function.settings)
-            make = compose(
-                "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql {} {} AS {}",
-                qualified,
-                keywords(security),
-                keywords(settings),
-                literal(function.source),
-            )
-            # Whoever may execute it could make it write records of a table of his own.
-            close = compose("REVOKE ALL ON FUNCTION {}() FROM PUBLIC", qualified)
-            if there is None:
-                yield self._change(f"+function {name}", *self._as_owner(make, close))
-                continue
-            own = compose("ALTER FUNCTION {}() OWNER TO {}", qualified, identifier(self._log.owner))
-            yield self._change(
-                f"function {name} is another", *([own] if there.owner != self._log.owner else []), *self._as_owner(make, close)
-            )
+            yield from self._made_function(function, there)
+
+    def _made_function(self, function: Function, there: Function | None) -> Iterator[Change]:
+        name = identifier(self._log.schema, function.name)
+        signature = compose("{}({})", name, keywords(function.arguments))
+        security = "SECURITY DEFINER" if function.definer else "SECURITY INVOKER"
+        settings = " ".join("SET {} = {}".format(*setting.split("=", 1)) for setting in function.settings)
+        make = compose(
+            "CREATE OR REPLACE FUNCTION {} RETURNS {} LANGUAGE plpgsql {} {} {} AS {}",
+            signature,
+            keywords(function.returns),
+            keywords("STABLE" if function.volatility == "s" else "VOLATILE"),
+            keywords(security),
+            keywords(settings),
+            literal(function.source),
+        )
+        # Whoever may execute it could make it write records of a table of his own.
+        close = compose("REVOKE ALL ON FUNCTION {} FROM PUBLIC", signature)
+        if there is None:
+            yield self._change(f"+function {function.name}", *self._as_owner(make, close))
+            return
+        before = compose("{}({})", name, keywords(there.arguments))
+        first = []
+        if (there.arguments, there.returns) != (function.arguments, function.returns):
+            first = [compose("DROP FUNCTION {}", before)]
+        elif there.owner != self._log.owner:
+            first = [compose("ALTER FUNCTION {} OWNER TO {}", before, identifier(self._log.owner))]
+        yield self._change(f"function {function.name} is another", *first, *self._as_owner(make, close))
 
     def _protection(self) -> Iterator[Change]:
         """Keeps rows from being changed or removed, in each partition, too: a statement on one does not fire the trigger of its parent."""
@@ -200,64 +206,72 @@ class SinkPlan:
                 f"{name}: trigger {APPEND_ONLY} {word}" if found else f"{name}: +trigger {APPEND_ONLY}", *self._as_owner(*statements)
             )
 
-    def _view(self) -> Iterator[Change]:
-        written = _VIEW.format(entries=quoted_name(self._log.schema, ENTRIES))
-        there = self._sink.relations.get(VIEW)
-        if there is not None and there.comment == _stamp(written, there.definition):
-            yield from self._owned(there)
-            return
-        view = identifier(self._log.schema, VIEW)
-        statements = [] if there is None else [compose("DROP VIEW {}", view)]
-        statements += [
-            compose("CREATE VIEW {} AS {}", view, keywords(written)),
-            compose("DO {}", literal(_comment(written, self._log.schema))),
-        ]
-        yield self._change(f"+view {VIEW}" if there is None else f"view {VIEW} is another", *self._as_owner(*statements))
+    def _made_views(self) -> Iterator[Change]:
+        for view in self._views.values():
+            there = self._sink.relations.get(view.name)
+            if there is not None and not self._remade(view):
+                yield from self._owned(there)
+                continue
+            name = identifier(self._log.schema, view.name)
+            statements = [] if there is None else [compose("DROP VIEW {}", name)]
+            # A filter by tenant comes before every condition of whoever reads.
+            statements.append(compose("CREATE VIEW {} WITH (security_barrier) AS {}", name, keywords(view.query)))
+            statements.append(compose("DO {}", literal(_comment(view, self._log.schema))))
+            yield self._change(f"+view {view.name}" if there is None else f"view {view.name} is another", *self._as_owner(*statements))
+
+    def _remade(self, view: View) -> bool:
+        """Whether the plan makes the view anew."""
+        there = self._sink.relations.get(view.name)
+        return there is None or there.comment != _stamp(view.query, there.definition)
 
     # Who may read it
 
     def _rights(self) -> Iterator[Change]:
-        """Readers see the view, and nobody else anything. Of what this plan makes anew, only the readers' rights are missing."""
-        schema = identifier(self._log.schema)
-        readers = frozenset(self._database.readers)
-        yield from self._grants(
-            "", compose("SCHEMA {}", schema), self._sink.owner or self._log.owner, self._sink.acl, dict.fromkeys(readers, "USAGE")
-        )
-        for name, relation in sorted(self._sink.relations.items()):
-            if relation.kind in ("i", "I"):
-                continue
-            kind = keywords("SEQUENCE" if relation.kind == "S" else "TABLE")
-            wanted = dict.fromkeys(readers, "SELECT") if name == VIEW and not self._remade(relation) else {}
-            yield from self._grants(name, compose("{} {}", kind, identifier(self._log.schema, name)), relation.owner, relation.acl, wanted)
-        view = self._sink.relations.get(VIEW)
-        if view is None or self._remade(view):
-            target = compose("TABLE {}", identifier(self._log.schema, VIEW))
-            yield from self._grants(VIEW, target, self._log.owner, (), dict.fromkeys(readers, "SELECT"))
-        for name, function in sorted(self._sink.functions.items()):
-            if name in self._functions and _same(function, self._functions[name]):
-                target = compose("FUNCTION {}()", identifier(self._log.schema, name))
-                yield from self._grants(f"function {name}", target, function.owner, function.acl or (), {})
+        """Readers see the views, and nobody else anything. What the plan makes anew has no rights yet."""
+        schema, database = self._log.schema, self._database
+        everyone = sorted({*database.readers, *database.tenant_readers})
+        sink = self._sink
+        yield from self._grants("", compose("SCHEMA {}", identifier(schema)), sink.owner or self._log.owner, sink.acl, everyone, "USAGE")
+        for name, relation in sorted(sink.relations.items()):
+            if relation.kind not in ("i", "I") and (relation.kind != "v" or (name in self._views and not self._remade(self._views[name]))):
+                kind = keywords("SEQUENCE" if relation.kind == "S" else "TABLE")
+                readers = self._views[name].readers if relation.kind == "v" else ()
+                target = compose("{} {}", kind, identifier(schema, name))
+                yield from self._grants(name, target, relation.owner, relation.acl, readers, "SELECT")
+        for name, view in self._views.items():
+            if self._remade(view):
+                yield from self._grants(name, compose("TABLE {}", identifier(schema, name)), self._log.owner, (), view.readers, "SELECT")
+        for name, function in sorted(self._functions.items()):
+            target = compose("FUNCTION {}({})", identifier(schema, name), keywords(function.arguments))
+            readers = () if function.trigger else database.readers
+            there = sink.functions.get(name)
+            dropped = there is None or (there.arguments, there.returns) != (function.arguments, function.returns)
+            if there is None or dropped:
+                yield from self._grants(f"function {name}", target, self._log.owner, (), readers, "EXECUTE")
+            elif _same(there, function):
+                yield from self._grants(f"function {name}", target, there.owner, there.acl or (), readers, "EXECUTE")
 
-    def _remade(self, view: Relation) -> bool:
-        written = _VIEW.format(entries=quoted_name(self._log.schema, ENTRIES))
-        return view.comment != _stamp(written, view.definition)
+    def _grants(
+        self, name: str, target: Any, owner: str, acl: Iterable[AclEntry], grantees: Iterable[str], wanted: str
+    ) -> Iterator[Change]:
+        """Makes one privilege the only one, and these roles the only ones that have it beside the owner.
 
-    def _grants(self, name: str, target: Any, owner: str, acl: Iterable[AclEntry], wanted: Mapping[str, str]) -> Iterator[Change]:
-        """Rights of others than the owner. Those of an owner of before, and what he has granted, go over to the new one with the object."""
+        What an owner of before had, and what he has granted, goes over to the new one with the object.
+        """
         name += ": " if name else ""
         held = {(entry.grantee, entry.privilege): entry for entry in acl if entry.grantee not in (owner, self._log.owner)}
         for (grantee, privilege), entry in sorted(held.items()):
-            right = wanted.get(grantee) == privilege
+            right = grantee in grantees and privilege == wanted
             if right and not entry.grantable:
                 continue
             words, option = (" WITH GRANT OPTION", "GRANT OPTION FOR ") if right else ("", "")
             statement = compose("REVOKE {}{} ON {} FROM {} CASCADE", keywords(option), keywords(privilege), target, role(grantee))
             grantor = self._log.owner if entry.grantor == owner else entry.grantor
             yield self._change(f"{name}-{privilege}{words} of {grantee}", *_as(grantor, statement))
-        for grantee, privilege in sorted(wanted.items()):
-            if (grantee, privilege) not in held:
-                statement = compose("GRANT {} ON {} TO {}", keywords(privilege), target, role(grantee))
-                yield self._change(f"{name}+{privilege} to {grantee}", *self._as_owner(statement))
+        for grantee in grantees:
+            if (grantee, wanted) not in held:
+                statement = compose("GRANT {} ON {} TO {}", keywords(wanted), target, role(grantee))
+                yield self._change(f"{name}+{wanted} to {grantee}", *self._as_owner(statement))
 
 
 def _as(name: str, *statements: Any) -> list[Any]:
@@ -266,7 +280,10 @@ def _as(name: str, *statements: Any) -> list[Any]:
 
 
 def _same(there: Function, wanted: Function) -> bool:
-    facts = ((each.source, sorted(each.settings), each.definer, each.trigger, each.language) for each in (there, wanted))
+    facts = (
+        (each.source, sorted(each.settings), each.definer, each.arguments, each.returns, each.volatility, each.language)
+        for each in (there, wanted)
+    )
     return len({repr(fact) for fact in facts}) == 1
 
 
@@ -292,6 +309,5 @@ _BODY = """BEGIN EXECUTE (SELECT pg_catalog.format('COMMENT ON VIEW %s IS %L', c
  FROM pg_catalog.pg_class c WHERE c.oid = {view}::pg_catalog.regclass); END"""
 
 
-def _comment(written: str, schema: str) -> str:
-    start = _stamp(written, "")
-    return _BODY.format(start=quoted_text(start), view=quoted_text(quoted_name(schema, VIEW)))
+def _comment(view: View, schema: str) -> str:
+    return _BODY.format(start=quoted_text(_stamp(view.query, "")), view=quoted_text(quoted_name(schema, view.name)))

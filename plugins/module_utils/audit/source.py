@@ -30,6 +30,7 @@ OLD_ROWS = "old_rows"
 NEW_ROWS = "new_rows"
 
 _HIDDEN = "***"
+HASHED = "hash:"
 _HIDDEN_CHANGED = "*** (changed)"
 _ARGUMENTS = 100  # that a function takes
 
@@ -195,7 +196,7 @@ class _Body:
         if self._database.skip_unchanged:
             column = "whole" if self._masked else "j::text"
             source += f"\n    WHERE o.{column} IS DISTINCT FROM n.{column}"
-        return self._entry("U", key="o.k", new_key="NULLIF(n.k, o.k)", old="o.j", new="n.j", source=source)
+        return self._entry(self._action(fast), key="o.k", new_key="NULLIF(n.k, o.k)", old="o.j", new="n.j", source=source)
 
     def _update_of(self, old: str, new: str, fast: bool, source: str) -> str:
         by_column = fast and self._by_column
@@ -209,10 +210,19 @@ class _Body:
         if self._database.skip_unchanged:
             source += f"\n    WHERE {changed}"
         return self._entry(
-            "U", key=one, new_key="NULL" if one == "NULL" else f"NULLIF({two}, {one})", old=images[0], new=images[1], source=source
+            self._action(fast),
+            key=one,
+            new_key="NULL" if one == "NULL" else f"NULLIF({two}, {one})",
+            old=images[0],
+            new=images[1],
+            source=source,
         )
 
     # Their values
+
+    def _action(self, fast: bool) -> str:
+        """The letter of an UPDATE: a small one where the record does not hold whole rows."""
+        return "u" if fast and self._database.changed_columns_only else "U"
 
     def _key(self, record: str, fast: bool) -> str:
         key = self._table.key
@@ -246,7 +256,7 @@ class _Body:
             return field
         if how == HASH:
             text = f"convert_to(to_json({field})::text, 'UTF8')"
-            hidden = f"encode(sha256(v_secret || sha256(v_secret || {text})), 'hex')"
+            hidden = f"'{HASHED}' || encode(sha256(v_secret || sha256(v_secret || {text})), 'hex')"
         return f"CASE WHEN {field} IS NOT NULL THEN {hidden} END"
 
     def _both(self, old: str, new: str) -> tuple[str, str]:
