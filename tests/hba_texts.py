@@ -10,7 +10,7 @@ from typing import Any
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import Contents, read_rules
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import RulesRead, read_rules
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reconcile import rules_text
 
 ROLES = ("app", "app_service", "Reader", "wéird", "a b", 'q"q', "all", "+x", "#h", "-", "replicator")
@@ -140,7 +140,7 @@ class Files:
         return [name.rpartition("/")[2] for name in self._texts if name.startswith(path)]
 
 
-def read(text: str, major: int) -> Contents:
+def read(text: str, major: int) -> RulesRead:
     """The rules of a text."""
     return read_rules(FILE, Files(text), major)
 

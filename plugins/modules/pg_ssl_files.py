@@ -279,7 +279,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "reasons": list(decision.reasons),
         "crl_reasons": list(decision.list_reasons),
         "clients": [asdict(client) for client in decision.clients],
-        "alternative_names": planned.wanted.alternative_names,
+        "alternative_names": planned.policy.alternative_names,
         "certificate": certificate_data(planned),
         "files": planned.files(),
         "directory": planned.directory,

@@ -25,7 +25,7 @@ from .model import (
     TYPE,
     ObjectClass,
 )
-from .state import Contents, Wanted
+from .state import Contents, Details
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,28 +42,28 @@ DEFAULT_ACL_TYPES: Mapping[str, str] = {
     "L": "large_objects",
 }
 
-Reader = Callable[["Database", Mapping[int, str], Wanted], Iterable[ObjectClass]]
+Reader = Callable[["Database", Mapping[int, str], Details], Iterable[ObjectClass]]
 
 
-def read_contents(database: Database, wanted: Wanted, names: Mapping[int, str]) -> Contents:
-    """What is in the connected database, in as much detail as wanted. names: OID -> role, as in Cluster."""
+def read_contents(database: Database, details: Details, names: Mapping[int, str]) -> Contents:
+    """What is in the connected database, in as much detail as details. names: OID -> role, as in Cluster."""
     schemas, objects = _schemas(database, names)
     for read in (*_READERS.values(), _columns, _outside_schemas):
-        objects.extend(read(database, names, wanted))
+        objects.extend(read(database, names, details))
     return Contents(
         database=database.name,
         schemas=schemas,
         objects=tuple(objects),
         default_acls=_default_acls(database, names),
-        columns=_column_names(database, wanted.tables),
-        owned=_owned(database, sorted(wanted.owners)),
+        columns=_column_names(database, details.tables),
+        owned=_owned(database, sorted(details.owners)),
     )
 
 
-def with_names(database: Database, wanted: Wanted, names: Mapping[int, str], known: Contents) -> Contents:
-    """The same contents within the same snapshot, with the names of the kinds in wanted.with_names."""
-    kept = [each for each in known.objects if each.column is not None or each.kind not in wanted.with_names]
-    read = [each for kind in sorted(wanted.with_names) for each in _READERS[kind](database, names, wanted)]
+def with_names(database: Database, details: Details, names: Mapping[int, str], known: Contents) -> Contents:
+    """The same contents within the same snapshot, with the names of the kinds in details.with_names."""
+    kept = [each for each in known.objects if each.column is not None or each.kind not in details.with_names]
+    read = [each for kind in sorted(details.with_names) for each in _READERS[kind](database, names, details)]
     return replace(known, objects=(*kept, *read))
 
 
@@ -83,9 +83,9 @@ def _schemas(database: Database, names: Mapping[int, str]) -> tuple[dict[str, tu
     return schemas, objects
 
 
-def _named(name: str, parameters: dict[str, Any], kind: str, wanted: Wanted, *spellings: str) -> str:
-    """SQL for the name of an object that matches one of the wanted patterns, else NULL."""
-    schemas, patterns = wanted.pairs(kind)
+def _named(name: str, parameters: dict[str, Any], kind: str, details: Details, *spellings: str) -> str:
+    """SQL for the name of an object that matches one of the patterns, else NULL."""
+    schemas, patterns = details.pairs(kind)
     if not patterns:
         return "NULL::text"
     parameters.update(schemas=schemas, patterns=patterns)
@@ -99,17 +99,17 @@ def _named(name: str, parameters: dict[str, Any], kind: str, wanted: Wanted, *sp
 def _relations(kind: str, relkinds: str, default: str) -> Reader:
     """A reader of tables or of sequences. relkinds and default (the letter for acldefault) as quoted in SQL."""
 
-    def read(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
+    def read(database: Database, names: Mapping[int, str], details: Details) -> Iterable[ObjectClass]:
         parameters: dict[str, Any] = {}
-        name = _named("c.relname::text", parameters, kind, wanted)
+        name = _named("c.relname::text", parameters, kind, details)
         # A sequence that belongs to a column (serial or identity) has no owner of its own to change.
         linked = (
             "EXISTS (SELECT FROM pg_catalog.pg_depend l WHERE l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objid = c.oid"
             " AND l.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.deptype IN ('a', 'i'))"
-            if kind == SEQUENCE and (kind in wanted.with_names or wanted.pairs(kind)[0])
+            if kind == SEQUENCE and (kind in details.with_names or details.pairs(kind)[0])
             else "false"
         )
-        members = "pg_catalog.array_agg(c.relname::text)" if kind in wanted.with_names else "NULL::text[]"
+        members = "pg_catalog.array_agg(c.relname::text)" if kind in details.with_names else "NULL::text[]"
         statement = (
             f"WITH grouped AS MATERIALIZED (SELECT c.relnamespace, c.relkind, c.relowner, c.relacl, c.relispartition,"
             f" c.oid IN ({extension_members('pg_class')}) AS extension, {name} AS name, {linked} AS linked, {members} AS members, count(*)"
@@ -139,7 +139,7 @@ def _relations(kind: str, relkinds: str, default: str) -> Reader:
     return read
 
 
-def _columns(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
+def _columns(database: Database, names: Mapping[int, str], _details: Details) -> Iterable[ObjectClass]:
     statement = (
         f"SELECT n.nspname, c.relname, c.relkind, c.relowner::bigint, {exploded('a.attacl')}, a.attname, c.relispartition,"
         f" c.oid IN ({extension_members('pg_class')})"
@@ -163,13 +163,13 @@ def _columns(database: Database, names: Mapping[int, str], _wanted: Wanted) -> I
         )
 
 
-def _functions(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
+def _functions(database: Database, names: Mapping[int, str], details: Details) -> Iterable[ObjectClass]:
     parameters: dict[str, Any] = {}
     signature = "p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')'"
-    name = _named(signature, parameters, FUNCTION, wanted, "p.proname::text", signature)
+    name = _named(signature, parameters, FUNCTION, details, "p.proname::text", signature)
     # regprocedure prints a quoted and qualified name, the only text from the catalogs that goes into a statement as it is.
     members = "pg_catalog.array_agg(p.oid::pg_catalog.regprocedure::text)"
-    members = members if FUNCTION in wanted.with_names or wanted.pairs(FUNCTION)[0] else "NULL::text[]"
+    members = members if FUNCTION in details.with_names or details.pairs(FUNCTION)[0] else "NULL::text[]"
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({extension_members('pg_proc')}) "
         "AS extension,"
@@ -200,10 +200,10 @@ def _or_default(acl: str, letter: str, owner: str) -> str:
     return f"coalesce({acl}, pg_catalog.acldefault('{letter}', {owner}))"
 
 
-def _types(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
+def _types(database: Database, names: Mapping[int, str], details: Details) -> Iterable[ObjectClass]:
     parameters: dict[str, Any] = {}
-    name = _named("t.typname::text", parameters, TYPE, wanted)
-    members = "pg_catalog.array_agg(t.typname::text)" if TYPE in wanted.with_names else "NULL::text[]"
+    name = _named("t.typname::text", parameters, TYPE, details)
+    members = "pg_catalog.array_agg(t.typname::text)" if TYPE in details.with_names else "NULL::text[]"
     # Array, multirange and table row types have no privileges of their own.
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT t.typnamespace, t.typowner, t.typacl, t.oid IN ({extension_members('pg_type')}) "
@@ -241,7 +241,7 @@ _OUTSIDE = (
 )
 
 
-def _outside_schemas(database: Database, names: Mapping[int, str], _wanted: Wanted) -> Iterable[ObjectClass]:
+def _outside_schemas(database: Database, names: Mapping[int, str], _details: Details) -> Iterable[ObjectClass]:
     parts = (
         f"SELECT '{kind}', o.{prefix}name, o.{prefix}owner::bigint, {exploded(_or_default(f'o.{prefix}acl', letter, f'o.{prefix}owner'))},"
         f" o.oid IN ({extension_members(catalog)}) FROM pg_catalog.{catalog} o WHERE {condition}"
@@ -251,9 +251,9 @@ def _outside_schemas(database: Database, names: Mapping[int, str], _wanted: Want
         yield ObjectClass(kind, names[owner], read_acl(acl, names), database.name, None, name, (name,), extension=extension)
 
 
-def _large_objects(database: Database, names: Mapping[int, str], wanted: Wanted) -> Iterable[ObjectClass]:
-    _schemas_unused, oids = wanted.pairs(LARGE_OBJECT)
-    members = "pg_catalog.array_agg(l.oid::text)" if LARGE_OBJECT in wanted.with_names else "NULL::text[]"
+def _large_objects(database: Database, names: Mapping[int, str], details: Details) -> Iterable[ObjectClass]:
+    _schemas_unused, oids = details.pairs(LARGE_OBJECT)
+    members = "pg_catalog.array_agg(l.oid::text)" if LARGE_OBJECT in details.with_names else "NULL::text[]"
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT l.lomowner, l.lomacl, CASE WHEN l.oid::text = ANY(%(oids)s) THEN l.oid::text END AS name,"
         f" {members} AS members, count(*) FROM pg_catalog.pg_largeobject_metadata l GROUP BY 1, 2, 3)"

@@ -16,11 +16,12 @@ from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
     contents_of_new,
     creation,
+    details_of,
     facts_of_new,
+    names_needed,
     plan_removals,
     reconcile_cluster,
     reconcile_database,
-    wanted_details,
 )
 from .reconcile_roles import membership_notes, password_notes, plan_own_password
 from .scope import Scope, scope_of
@@ -122,14 +123,14 @@ class Convergence:
             if facts is not None and facts.connectable:
                 with self._server.connect(database.name) as session, session.reading():
                     yield from self._mistakes_in(
-                        scope, read_contents(session, wanted_details(scope, database.name), cluster.names), cluster, session
+                        scope, read_contents(session, details_of(scope, database.name), cluster.names), cluster, session
                     )
 
     def _mistakes_in(self, scope: Scope, contents: Contents, cluster: Cluster, session: Session) -> list[Mistake]:
         mistakes = contents_mistakes(scope, contents)
         if mistakes:  # read again with all names, to tell the nearest
             mistakes = contents_mistakes(
-                scope, with_names(session, wanted_details(scope, contents.database, BULK_KINDS), cluster.names, contents)
+                scope, with_names(session, details_of(scope, contents.database, BULK_KINDS), cluster.names, contents)
             )
         return mistakes
 
@@ -149,20 +150,19 @@ class Convergence:
             return plan, contents, found
         source = cluster.databases.get(database.template or "template1")
         with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
-            template = read_contents(session, wanted_details(scope, database.name, BULK_KINDS), cluster.names)
+            template = read_contents(session, details_of(scope, database.name, BULK_KINDS), cluster.names)
         contents = contents_of_new(template, database.name)
-        plan, _incomplete = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
+        plan = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)
 
     def _plan_session(self, scope: Scope, cluster: Cluster, database: Database, session: Session) -> tuple[Plan, Contents]:
         """The plan for the database of the session; names are read only where a change needs them."""
         facts = cluster.databases[database.name]
-        contents = read_contents(session, wanted_details(scope, database.name), cluster.names)
-        plan, incomplete = reconcile_database(scope, cluster, database, facts, contents)
-        if incomplete:
-            contents = with_names(session, wanted_details(scope, database.name, incomplete), cluster.names, contents)
-            plan, _incomplete = reconcile_database(scope, cluster, database, facts, contents)
-        return plan, contents
+        contents = read_contents(session, details_of(scope, database.name), cluster.names)
+        needed = names_needed(scope, cluster, database, facts, contents)
+        if needed:
+            contents = with_names(session, details_of(scope, database.name, needed), cluster.names, contents)
+        return reconcile_database(scope, cluster, database, facts, contents), contents
 
     def apply(self, planned: Planned) -> int:
         """Execute the plan; returns the number of retries. The error names what a failure leaves undone, part by part."""

@@ -30,7 +30,7 @@ from .model import (
 )
 from .privileges import BUILT_IN
 from .reconcile_roles import timestamp
-from .state import Cluster, Contents, DatabaseFacts, Wanted
+from .state import Cluster, Contents, DatabaseFacts, Details
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,10 +53,10 @@ _IN_SCHEMAS = (TABLE, SEQUENCE, FUNCTION, TYPE)
 Right = tuple[str, tuple[str, ...], bool]  # grantee, privileges, with grant option
 
 
-def everything(schemas: Iterable[str]) -> Wanted:
+def everything(schemas: Iterable[str]) -> Details:
     """What the catalog has to read so that each object comes with its name."""
     patterns = {(kind, schema, "%") for schema in schemas for kind in _IN_SCHEMAS}
-    return Wanted(frozenset(patterns), with_names=BULK_KINDS)
+    return Details(frozenset(patterns), with_names=BULK_KINDS)
 
 
 def document(cluster: Cluster, contents: Sequence[Contents]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .catalog import read_cluster
 from .contents import read_contents
 from .generate import document, everything
 from .matrix import matrix
-from .state import Cluster, Contents, Wanted
+from .state import Cluster, Contents, Details
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,5 +48,5 @@ def _chosen(cluster: Cluster, databases: Sequence[str] | None) -> list[str]:
 
 def _read(server: Server, cluster: Cluster, name: str) -> Contents:
     with server.connect(name) as session, session.reading():
-        schemas = read_contents(session, Wanted(), cluster.names).schemas
+        schemas = read_contents(session, Details(), cluster.names).schemas
         return read_contents(session, everything(schemas), cluster.names)

@@ -36,7 +36,7 @@ from .model import (
 from .policy_checks import check_columns, check_defaults
 from .policy_roles import read_roles
 from .privileges import BUILT_IN, COLUMN, KIND_OF_TYPE, read_privileges
-from .profiles import Assignment, Profile, closed_to_public, expand, read_assignments, read_profiles
+from .profiles import Assignment, Profile, closed_to_public, grants_of, read_assignments, read_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,7 +164,7 @@ class _Reader:
         self._read_defaults(node, database, name)
         assignments = read_assignments(node, self._profiles)
         makers = self._creators(schema, assignments)
-        grants, defaults = expand(database, schema, assignments, makers)
+        grants, defaults = grants_of(database, schema, assignments, makers)
         self.grants.extend(grants)
         self.defaults.extend(defaults)
         for maker in makers:

@@ -107,7 +107,7 @@ def _unknown(name: object, profiles: Mapping[str, Profile]) -> str:
     return f"must be the name of a profile, not {told(name)}; {there}"
 
 
-def expand(database: str, schema: Schema, assignments: list[Assignment], creators: list[str]) -> tuple[list[Grant], list[DefaultGrant]]:
+def grants_of(database: str, schema: Schema, assignments: list[Assignment], creators: list[str]) -> tuple[list[Grant], list[DefaultGrant]]:
     """The grants that the profiles of a schema stand for, now and on what the creators will make."""
     grants: list[Grant] = []
     defaults: list[DefaultGrant] = []

@@ -16,7 +16,7 @@ from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
-from .state import Cluster, Contents, DatabaseFacts, Wanted
+from .state import Cluster, Contents, DatabaseFacts, Details
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .scope import Scope
 
 
-def wanted_details(scope: Scope, database: str | None, with_names: frozenset[str] = frozenset()) -> Wanted:
+def details_of(scope: Scope, database: str | None, with_names: frozenset[str] = frozenset()) -> Details:
     """What the catalog has to read one by one, because the policy names it."""
     patterns = set()
     tables = set()
@@ -39,7 +39,7 @@ def wanted_details(scope: Scope, database: str | None, with_names: frozenset[str
             if grant.columns:
                 tables.add((grant.schema or "", item))
     owners = frozenset(role.name for role in scope.policy.absent_roles)
-    return Wanted(frozenset(patterns), frozenset(tables), owners, with_names)
+    return Details(frozenset(patterns), frozenset(tables), owners, with_names)
 
 
 def reconcile_cluster(scope: Scope, cluster: Cluster, iterations: int | None) -> Plan:
@@ -103,10 +103,14 @@ def contents_of_new(template: Contents, name: str) -> Contents:
     return replace(template, database=name, objects=objects, owned={})
 
 
-def reconcile_database(
-    scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents
-) -> tuple[Plan, frozenset[str]]:
-    """The plan for one database, and the kinds of objects whose names it lacks."""
+def names_needed(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> frozenset[str]:
+    """The kinds of objects that the plan for one database names, and whose names were not read."""
+    _changes, objects, unnamed = _owned(scope, cluster, database, facts, contents)
+    return unnamed | needs_names(scope, [each for each in objects if each.column is None])
+
+
+def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents) -> Plan:
+    """The plan for one database. The contents have the names that are needed."""
     name = database.name
     changes: list[Change] = []
     if database.comment is not None and database.comment != (facts.comment or ""):
@@ -118,23 +122,25 @@ def reconcile_database(
                 name,
             )
         )
-    objects = [ObjectClass(DATABASE, facts.owner, facts.acl, name, None, name, (name,)), *contents.objects]
-    changes += _reassignments(scope, contents)
-    objects = [_reassigned(scope, each) for each in objects]
-    created, new_schemas = _schemas(cluster, database, contents)
-    objects += new_schemas
-    owners: dict[tuple[str, str], str | None] = {(DATABASE, name): database.owner}
-    owners.update({(SCHEMA, schema.name): schema.owner for schema in database.schemas})
-    owned, objects, incomplete = plan_owners(scope, name, objects, owners)
-    tables = [each for each in objects if each.column is None]
-    incomplete |= needs_names(scope, tables)
-    if incomplete:
-        return Plan(), incomplete
-    changes += created + owned
+    owned, objects, _unnamed = _owned(scope, cluster, database, facts, contents)
+    changes += _reassignments(scope, contents) + owned
     changes += plan_settings(scope, cluster, name, [name])
     changes += plan_grants(scope, name, objects, contents)
     changes += plan_defaults(scope, contents)
-    return Plan(tuple(changes)), incomplete
+    return Plan(tuple(changes))
+
+
+def _owned(
+    scope: Scope, cluster: Cluster, database: Database, facts: DatabaseFacts, contents: Contents
+) -> tuple[list[Change], list[ObjectClass], frozenset[str]]:
+    """Statements for new schemas and other owners, the objects as they leave them, and the kinds whose names the statements lack."""
+    name = database.name
+    objects = [ObjectClass(DATABASE, facts.owner, facts.acl, name, None, name, (name,)), *contents.objects]
+    created, new_schemas = _schemas(cluster, database, contents)
+    owners: dict[tuple[str, str], str | None] = {(DATABASE, name): database.owner}
+    owners.update({(SCHEMA, schema.name): schema.owner for schema in database.schemas})
+    owned, after, unnamed = plan_owners(scope, name, [*(_reassigned(scope, each) for each in objects), *new_schemas], owners)
+    return created + owned, after, unnamed
 
 
 def _reassignments(scope: Scope, contents: Contents) -> list[Change]:
@@ -199,9 +205,10 @@ def _schema_comment(database: str, schema: Schema, existing: Mapping[str, tuple[
 __all__ = [
     "contents_of_new",
     "creation",
+    "details_of",
     "facts_of_new",
+    "names_needed",
     "plan_removals",
     "reconcile_cluster",
     "reconcile_database",
-    "wanted_details",
 ]

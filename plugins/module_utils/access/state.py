@@ -82,7 +82,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Details:
     """What to read in detail.
 
     patterns: (kind, schema, LIKE pattern) of objects to read one by one. tables: (schema, table) whose columns to list. owners: roles whose

@@ -53,7 +53,7 @@ class Reader(Protocol):
 
 
 @dataclass
-class Contents:
+class RulesRead:
     """What a file says, with everything that it includes. files: all that were read."""
 
     rules: list[Rule] = field(default_factory=list)
@@ -61,14 +61,14 @@ class Contents:
     files: list[str] = field(default_factory=list)
 
 
-def read_rules(path: str, reader: Reader, major: int) -> Contents:
+def read_rules(path: str, reader: Reader, major: int) -> RulesRead:
     """The rules in the order in which they count. A missing file is a problem of line 0."""
-    contents = Contents()
+    contents = RulesRead()
     _read(path, reader, major, contents, 0)
     return contents
 
 
-def _read(path: str, reader: Reader, major: int, contents: Contents, depth: int) -> None:
+def _read(path: str, reader: Reader, major: int, contents: RulesRead, depth: int) -> None:
     text = reader.text(path)
     if text is None:
         contents.problems.append(Problem(path, 0, "the file does not exist"))
@@ -76,14 +76,14 @@ def _read(path: str, reader: Reader, major: int, contents: Contents, depth: int)
     contents.files.append(path)
     for line in parse(text):
         try:
-            expanded = expand(line, path, reader)
+            expanded = with_files(line, path, reader)
             if expanded.fields and not (major >= 16 and _include(expanded, path, reader, major, contents, depth)):
                 contents.rules.append(rule_of(expanded, path, major))
         except (LineError, BulwarkError) as error:
             contents.problems.append(Problem(path, line.number, str(error)))
 
 
-def _include(line: Line, path: str, reader: Reader, major: int, contents: Contents, depth: int) -> bool:
+def _include(line: Line, path: str, reader: Reader, major: int, contents: RulesRead, depth: int) -> bool:
     """Whether the line was an include, which is then read."""
     word = line.fields[0][0].text
     if len(line.fields) != 2 or word not in ("include", "include_if_exists", "include_dir"):
@@ -106,7 +106,7 @@ def _beside(path: str, name: str) -> str:
     return os.path.normpath(os.path.join(os.path.dirname(path), name))
 
 
-def expand(line: Line, path: str, reader: Reader, depth: int = 0) -> Line:
+def with_files(line: Line, path: str, reader: Reader, depth: int = 0) -> Line:
     """The line with what its @files hold in their place. Raises LineError where one is missing."""
     fields = (tuple(each for token in tokens for each in _tokens(token, path, reader, depth)) for tokens in line.fields)
     # The server forgets a field of which an empty file leaves nothing.
@@ -122,7 +122,7 @@ def _tokens(token: Token, path: str, reader: Reader, depth: int) -> list[Token]:
         raise LineError(f'could not open file "{place}"')
     if depth >= _DEPTH:
         raise LineError("files are included too deeply")
-    return [each for line in parse(text) for tokens in expand(line, place, reader, depth + 1).fields for each in tokens]
+    return [each for line in parse(text) for tokens in with_files(line, place, reader, depth + 1).fields for each in tokens]
 
 
 def rule_of(line: Line, path: str, major: int) -> Rule:
@@ -241,7 +241,7 @@ def read_mappings(path: str, reader: Reader) -> tuple[list[UserMapping], list[Pr
     found, problems = [], []
     for line in parse(reader.text(path) or ""):
         try:
-            fields = list(expand(line, path, reader).fields)
+            fields = list(with_files(line, path, reader).fields)
             name, user, role = (_single(fields, what) for what in ("map name", "system user name", "database role"))
             found.append(UserMapping(name, user, role, line=line.number))
         except LineError as error:

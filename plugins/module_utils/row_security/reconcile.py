@@ -29,7 +29,7 @@ _LONGEST = 63  # bytes of a name
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Protection:
     """What a table is to have."""
 
     policies: tuple[RowPolicy, ...]
@@ -76,14 +76,14 @@ def isolated(database: Database, tables: Iterable[Table]) -> list[Table]:
     return [table for table in tables if has_tenant(tenancy, table) or parent_of(tenancy, table)]
 
 
-def wanted_of(database: Database, table: Table) -> Wanted | None:
+def wanted_of(database: Database, table: Table) -> Protection | None:
     """What the document wants of a table, None where it does not speak of it."""
     rules = next((each for each in database.rules if (each.schema, each.table) == (table.schema, table.name)), None)
     condition, written = _condition(database.tenancy, table)
     if condition is None or database.tenancy is None:
-        return None if rules is None else Wanted(rules.policies, rules.enabled, rules.forced)
+        return None if rules is None else Protection(rules.policies, rules.enabled, rules.forced)
     policies = _tenant_policies(database.tenancy, table, condition, written)
-    return Wanted((*policies, *(rules.policies if rules else ())))
+    return Protection((*policies, *(rules.policies if rules else ())))
 
 
 def _condition(tenancy: Tenancy | None, table: Table) -> tuple[str | None, bool]:
@@ -181,7 +181,7 @@ def index_name(table: Table, columns: Sequence[str]) -> str:
     return f"{short}_{digest(table.name, name)[:8]}"
 
 
-def _of_table(database: str, table: Table, wanted: Wanted, exact: bool) -> Iterator[Change]:
+def _of_table(database: str, table: Table, wanted: Protection, exact: bool) -> Iterator[Change]:
     actual = {policy.name: policy for policy in table.policies}
 
     def change(effect: Effect, description: str, *statements: Any) -> Change:
@@ -210,7 +210,7 @@ def _of_table(database: str, table: Table, wanted: Wanted, exact: bool) -> Itera
         yield change(Effect.ALTER, f"+row-level security {' and '.join(more + less)}", _switched(table, wanted))
 
 
-def _switched(table: Table, wanted: Wanted) -> Any:
+def _switched(table: Table, wanted: Protection) -> Any:
     words = f"{'ENABLE' if wanted.enabled else 'DISABLE'} ROW LEVEL SECURITY, {'FORCE' if wanted.forced else 'NO FORCE'} ROW LEVEL SECURITY"
     return compose("ALTER TABLE {} {}", _name(table), keywords(words))
 

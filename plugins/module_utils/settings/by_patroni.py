@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..core.database import Server
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
-    from .model import Policy, State, Wanted
+    from .model import Policy, Setting, State
     from .reconcile import ParameterChange
 
 # Patroni ignores what its dynamic configuration says of these, or needs them as they are.
@@ -81,7 +81,7 @@ def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path
     return policy, Plan((Change(_PLACE, "" if found else "comments", sent, None, Effect.WRITE), *found)).under(f"settings in {_PLACE}")
 
 
-def _with_theirs(wanted: Wanted, there: Mapping[str, Any]) -> Wanted:
+def _with_theirs(wanted: Setting, there: Mapping[str, Any]) -> Setting:
     """Libraries that somebody else has in the configuration stay."""
     if wanted.name != "shared_preload_libraries" or not isinstance(wanted.value, tuple):
         return wanted

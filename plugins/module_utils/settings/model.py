@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Setting:
     """A parameter that the policy sets. value: a list's elements as a tuple. path: where the policy says it."""
 
     name: str
@@ -55,7 +55,7 @@ class Wanted:
 class Policy:
     """The whole document: what is wanted, sorted by name. skipped: optional parameters that this server does not know."""
 
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[Setting, ...] = ()
     skipped: tuple[str, ...] = ()
 
 

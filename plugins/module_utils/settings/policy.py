@@ -11,7 +11,7 @@ from ..core.document import Node, child, text_problem, told
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.parameters import LIST_PARAMETERS, split_setting
 from .baseline import BASELINE
-from .model import Policy, State, Value, Wanted
+from .model import Policy, Setting, State, Value
 from .values import ValueRefusedError, as_text, canonical
 
 _KEYS = ("value", "optional", "reason")
@@ -27,11 +27,13 @@ def read_policy(document: object, baseline: str, state: State, path_prefix: str 
     baseline: "default", or "none".
     """
     mistakes: list[Mistake] = []
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, Setting] = {}
     if baseline == "default":
         for entry in BASELINE:
             if entry.since <= state.major <= entry.until and (entry.only_with is None or entry.only_with in state.loaded):
-                wanted[entry.name] = Wanted(entry.name, entry.value, f"baseline.{entry.name}", entry.optional, entry.reason, entry.controls)
+                wanted[entry.name] = Setting(
+                    entry.name, entry.value, f"baseline.{entry.name}", entry.optional, entry.reason, entry.controls
+                )
     root = Node({"settings": document}, "", mistakes, ["settings"])
     for name, value, path in root.mapping("settings"):
         if value is None:
@@ -47,7 +49,7 @@ def read_policy(document: object, baseline: str, state: State, path_prefix: str 
     return Policy(tuple(sorted(kept, key=lambda each: each.name)), tuple(skipped))
 
 
-def _wanted(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Wanted | None:
+def _wanted(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Setting | None:
     optional, reason = False, None
     if isinstance(value, Mapping):
         node = Node(value, path, mistakes, _KEYS)
@@ -59,7 +61,7 @@ def _wanted(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Wanted
         path, value = child(path, "value"), node.raw("value")
     text = _text(name.lower(), value, path, mistakes)
     # The server folds the names of parameters, all of which are ASCII.
-    return None if text is None else Wanted(name.lower(), text, path, optional, reason)
+    return None if text is None else Setting(name.lower(), text, path, optional, reason)
 
 
 def _one_line(text: str) -> str | None:
@@ -95,7 +97,7 @@ def _text(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Value | 
     return str(value)
 
 
-def _sound(wanted: Wanted, state: State, mistakes: list[Mistake]) -> bool:
+def _sound(wanted: Setting, state: State, mistakes: list[Mistake]) -> bool:
     """Whether the server can have the value; False too for what is optional and unknown here."""
     definition = state.definitions.get(wanted.name)
     if definition is None:
@@ -124,7 +126,7 @@ def _sound(wanted: Wanted, state: State, mistakes: list[Mistake]) -> bool:
     return not missing
 
 
-def missing_libraries(wanted: Wanted, state: State) -> list[str]:
+def missing_libraries(wanted: Setting, state: State) -> list[str]:
     """The libraries that are wanted and not installed. A path is left to the server; so is everything where libraries may not be listed."""
     if wanted.name not in ("shared_preload_libraries", "session_preload_libraries") or not state.libraries or isinstance(wanted.value, str):
         return []  # those of local_preload_libraries are in a directory of their own, which the server does not list

@@ -14,7 +14,7 @@ from ..core.plan import Change, Effect
 from .values import as_text, in_file, readable, same
 
 if TYPE_CHECKING:
-    from .model import Definition, Entry, Policy, State, Value, Wanted
+    from .model import Definition, Entry, Policy, Setting, State, Value
 
 # Whoever wants one more library does not want the others gone.
 _MERGED = frozenset({"shared_preload_libraries"})
@@ -89,7 +89,7 @@ def include_directory(config_file: str, text: str) -> tuple[str | None, int]:
     return os.path.join(os.path.dirname(config_file), directory), text.count("\n", 0, found[-1].end()) + 1
 
 
-def merged(wanted: Wanted, state: State, ours: str) -> Wanted:
+def merged(wanted: Setting, state: State, ours: str) -> Setting:
     """The parameter with the elements that other files already give it in front of its own."""
     if wanted.name not in _MERGED:
         return wanted

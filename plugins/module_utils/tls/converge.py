@@ -34,7 +34,7 @@ from .generations import (
 )
 from .handshake import address_of, load_problem, shown_certificate
 from .material import der, fingerprint, fits
-from .policy import Wanted, read_wanted
+from .policy import Policy, read_policy
 from .reconcile import Decision, decide
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Planned:
     plan: Plan
     place: Place
     facts: ClusterFacts
-    wanted: Wanted
+    policy: Policy
     installed: Installed | None
     decision: Decision
     use: Use
@@ -118,7 +118,7 @@ class Planned:
     def files(self) -> dict[str, str]:
         """The values of the server's settings; empty where there is no such file."""
         there = {CERTIFICATE, KEY} if self.decision.leaf else set()
-        there |= {file for file, given in ((AUTHORITIES, self.wanted.authorities), (LISTS, self.wanted.lists)) if given and there}
+        there |= {file for file, given in ((AUTHORITIES, self.policy.authorities), (LISTS, self.policy.lists)) if given and there}
         names = {"certificate": CERTIFICATE, "key": KEY, "ca": AUTHORITIES, "crl": LISTS}
         return {name: self.path(file) if file in there else "" for name, file in names.items()}
 
@@ -132,14 +132,14 @@ def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planne
         use = _use(database, place)
     moving = _moving(place)
     source = place.former if moving and place.former else place.directory
-    wanted = read_wanted(options, source, mistakes)
+    policy = read_policy(options, source, mistakes)
     installed = read_installed(source)
-    decision = decide(wanted, installed, use.files, datetime.datetime.now(datetime.timezone.utc), mistakes)
+    decision = decide(policy, installed, use.files, datetime.datetime.now(datetime.timezone.utc), mistakes)
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
     if moving and decision.texts is None and decision.leaf is not None and installed is not None:
         decision = replace(decision, texts=installed.texts)
-    planned = Planned(Plan(), place, facts, wanted, installed, decision, use, moving)
+    planned = Planned(Plan(), place, facts, policy, installed, decision, use, moving)
     return replace(planned, plan=Plan(tuple(_changes(planned))).under(f"TLS files in {place.directory}"))
 
 
@@ -260,9 +260,9 @@ def _install(server: Server, planned: Planned, texts: Mapping[str, str]) -> None
         discard(planned.directory, name)
         raise
     prune(planned.directory)
-    key_file, leaf = planned.wanted.key_file, planned.decision.leaf
+    key_file, leaf = planned.policy.key_file, planned.decision.leaf
     ours = (planned.directory, planned.place.former)
-    if key_file and leaf and os.path.dirname(key_file) in ours and fits(planned.wanted.key, leaf):
+    if key_file and leaf and os.path.dirname(key_file) in ours and fits(planned.policy.key, leaf):
         remove(os.path.join(planned.directory, os.path.basename(key_file)))  # it was put there for this
 
 

@@ -28,7 +28,7 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Policy:
     """What is wanted. certificate: None keeps the installed one; else it and the intermediate ones after it.
 
     key: the private key, None to use the installed one. key_file: where it was read. clients: name to certificate, None for one that is
@@ -54,7 +54,7 @@ class Wanted:
         return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in self.names]
 
 
-def read_wanted(options: Mapping[str, Any], directory: str, mistakes: list[Mistake]) -> Wanted:
+def read_policy(options: Mapping[str, Any], directory: str, mistakes: list[Mistake]) -> Policy:
     """Read what the options say or point at. Mistakes are appended; what has one is as if it were not given.
 
     directory: where the generations are, and a key that waits for its certificate.
@@ -66,7 +66,7 @@ def read_wanted(options: Mapping[str, Any], directory: str, mistakes: list[Mista
     if lists and not options.get("ca"):
         mistakes.append(Mistake("crl", "needs the authority that signed it, in ca"))
     key, key_file, key_mistake = _key(options, os.path.join(directory, STAGED))
-    return Wanted(
+    return Policy(
         names=_names(options.get("names") or [], mistakes),
         certificate=certificate,
         authorities=tuple({each.pem: each for each in authorities}.values()),

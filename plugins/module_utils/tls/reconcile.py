@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .checks import Client
     from .generations import Installed
-    from .policy import Wanted
+    from .policy import Policy
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Pair:
 
 
 def decide(
-    wanted: Wanted, installed: Installed | None, in_use: frozenset[str], now: datetime.datetime, mistakes: list[Mistake]
+    wanted: Policy, installed: Installed | None, in_use: frozenset[str], now: datetime.datetime, mistakes: list[Mistake]
 ) -> Decision:
     """in_use: the files of the link that the server's settings name, which a new generation must not lack."""
     mistakes += [Mistake("ca", problem) for problem in authority_problems(wanted.authorities, now)]
@@ -107,7 +107,7 @@ def _installed_pair(installed: Installed | None) -> tuple[_Pair | None, list[str
     return (found, []) if fits(found.key, found.chain[0]) else (None, ["the installed one has a key that does not fit"])
 
 
-def _given_pair(wanted: Wanted, there: _Pair | None, now: datetime.datetime, mistakes: list[Mistake]) -> _Pair:
+def _given_pair(wanted: Policy, there: _Pair | None, now: datetime.datetime, mistakes: list[Mistake]) -> _Pair:
     """The certificate of the options with its key: the one of the options, or the installed one."""
     given = wanted.certificate or ()
     problems = certificate_problems(given, () if authority_problems(wanted.authorities, now) else wanted.authorities, wanted.names, now)
@@ -124,7 +124,7 @@ def _given_pair(wanted: Wanted, there: _Pair | None, now: datetime.datetime, mis
     return _Pair(given, key)
 
 
-def _texts(wanted: Wanted, pair: _Pair, installed: Installed | None, in_use: frozenset[str]) -> dict[str, str]:
+def _texts(wanted: Policy, pair: _Pair, installed: Installed | None, in_use: frozenset[str]) -> dict[str, str]:
     texts = {CERTIFICATE: _joined(pair.chain), KEY: key_text(pair.key) if pair.key is not None else ""}
     if wanted.authorities:
         texts[AUTHORITIES] = _joined(wanted.authorities)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.baseline import BASELINE
-from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.model import Definition, Entry, Policy, State, Wanted
+from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.model import Definition, Entry, Policy, Setting, State
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.reconcile import (
     file_changes,
@@ -112,7 +112,7 @@ def entry(name: str, value: str, file: str = CONFIG, line: int = 1, order: int =
 
 def test_libraries_of_other_files_stay() -> None:
     state = State(15, DEFINITIONS, (entry("shared_preload_libraries", "citus, auto_explain"), entry("shared_preload_libraries", "gone", OURS)))
-    wanted = Wanted("shared_preload_libraries", ("auto_explain", "pg_stat_statements"), "x")
+    wanted = Setting("shared_preload_libraries", ("auto_explain", "pg_stat_statements"), "x")
     assert merged(wanted, state, OURS).value == ("citus", "auto_explain", "pg_stat_statements")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls import generations, material
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.checks import name_problem
-from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.policy import read_wanted
+from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.reconcile import Decision, decide
 from tests import pki
 
@@ -36,7 +36,7 @@ def judge(
     """The decision, and the mistakes by option."""
     mistakes: list[Mistake] = []
     options = {"names": NAMES, "ca": ca.pem if ca else None, "renew_before": 30, **options}
-    wanted = read_wanted(options, str(tmp_path or "/nonexistent"), mistakes)
+    wanted = read_policy(options, str(tmp_path or "/nonexistent"), mistakes)
     texts = {"server.crt": installed.chain, "server.key": installed.key_pem, **({"ca.crt": ca.pem} if ca else {})} if installed else {}
     there = generations.Installed("1", 0.0, texts) if installed else None
     decision = decide(wanted, there, in_use, pki.now(), mistakes)
@@ -135,7 +135,7 @@ def test_a_list_of_one_authority_needs_those_of_the_others() -> None:
     found = mistakes_of(GOOD, ca=None, crl=pki.revocation_list(CA))
     assert "needs the authority" in found["crl"]
     mistakes: list[Mistake] = []
-    wanted = read_wanted({"ca": both, "crl": pki.revocation_list(CA), "renew_before": 30}, "/nonexistent", mistakes)
+    wanted = read_policy({"ca": both, "crl": pki.revocation_list(CA), "renew_before": 30}, "/nonexistent", mistakes)
     decide(wanted, None, frozenset(), pki.now(), mistakes)
     assert ["there is no list of CN=Other root" in mistake.message for mistake in mistakes] == [True]
 
@@ -178,7 +178,7 @@ def test_a_renewed_certificate_may_keep_its_key() -> None:
 
 def test_a_file_that_a_setting_names_does_not_go() -> None:
     mistakes: list[Mistake] = []
-    wanted = read_wanted({"names": NAMES, "certificate": GOOD.chain, "key_content": GOOD.key_pem}, "/nonexistent", mistakes)
+    wanted = read_policy({"names": NAMES, "certificate": GOOD.chain, "key_content": GOOD.key_pem}, "/nonexistent", mistakes)
     old = pki.certificate("db1", CA, NAMES)
     there = generations.Installed("1", 0.0, {"server.crt": old.chain, "server.key": old.key_pem, "ca.crt": CA.pem})
     assert "ca.crt" not in (decide(wanted, there, frozenset(), pki.now(), mistakes).texts or {})
