@@ -231,7 +231,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     accepted = "" if module.check_mode else "; a new connection was accepted under them"
     return {
         "changed": changed,
-        "rules": [{**rule.told(), "file": file} for rule in planned.policy.rules],
+        "rules": [{**rule.as_data(), "file": file} for rule in planned.policy.rules],
         "lint": [asdict(finding) for finding in findings],
         "diff": {"prepared": planned.plan.diff()},
         "file": file,

@@ -167,7 +167,7 @@ def read(module: AnsibleModule, server: Server) -> dict[str, Any]:
         answers.append(ask(state.rules, question, state.roles, state.major, each["encrypted"]))
     return {
         "changed": False,
-        "rules": [rule.told() for rule in state.rules],
+        "rules": [rule.as_data() for rule in state.rules],
         "lint": [asdict(finding) for finding in lint(state.rules, state.problems, state)],
         "answers": answers,
         "loaded_at": state.loaded_at,

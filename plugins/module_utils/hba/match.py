@@ -35,7 +35,7 @@ class Answer:
         """Whether the connection comes as far as being asked who it is."""
         return self.rule is not None and self.rule.method != "reject"
 
-    def told(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, Any]:
         """As a module and the filter return it."""
         return {
             "role": self.question.role,
@@ -70,11 +70,11 @@ def ask(
 ) -> dict[str, Any]:
     """The answer, with TLS and without where the question does not say which, and whether the connection must be encrypted."""
     if question.address is None or encrypted is not None:
-        return first_match(rules, replace(question, encrypted=bool(encrypted)), members, major).told()
+        return first_match(rules, replace(question, encrypted=bool(encrypted)), members, major).as_data()
     with_tls = first_match(rules, replace(question, encrypted=True), members, major)
     plain = first_match(rules, replace(question, encrypted=False), members, major)
     words = {(True, False): "required", (True, True): "optional", (False, True): "refused", (False, False): "no connection"}
-    return {**with_tls.told(), "plain": plain.told(), "encryption": words[with_tls.allowed, plain.allowed]}
+    return {**with_tls.as_data(), "plain": plain.as_data(), "encryption": words[with_tls.allowed, plain.allowed]}
 
 
 def matches(rule: Rule, question: Question, members: Mapping[str, frozenset[str]], major: int) -> bool | None:

@@ -89,7 +89,7 @@ class Rule:
     def __str__(self) -> str:
         return replace(self, options=self.shown_options).text()
 
-    def told(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, Any]:
         """As a module returns it: names as the file writes them."""
         return {
             "type": self.type,

@@ -116,12 +116,12 @@ def test_what_is_covered_is_never_hit(seed: int, role: str, address: str | None,
 
 
 def test_the_filter_asks_the_same_question() -> None:
-    told = [rule.told() for rule in rules("local all all peer", 'hostssl shop "a b",app 10.0.0.0 255.0.255.0 scram-sha-256', "host all all all reject")]
-    answer = hba_match(told, role="app", database="shop", address="10.3.0.1")
+    data = [rule.as_data() for rule in rules("local all all peer", 'hostssl shop "a b",app 10.0.0.0 255.0.255.0 scram-sha-256', "host all all all reject")]
+    answer = hba_match(data, role="app", database="shop", address="10.3.0.1")
     assert (answer["line"], answer["method"], answer["encryption"], answer["plain"]["line"]) == (2, "scram-sha-256", "required", 3)
-    assert hba_match(told, role="app", database="shop")["method"] == "peer"
-    assert hba_match(told, role="x", database="shop", address="10.3.0.1")["encryption"] == "no connection"
-    assert hba_match(told, role="x", database="shop", address="10.3.0.1", encrypted=True)["allowed"] is False
+    assert hba_match(data, role="app", database="shop")["method"] == "peer"
+    assert hba_match(data, role="x", database="shop", address="10.3.0.1")["encryption"] == "no connection"
+    assert hba_match(data, role="x", database="shop", address="10.3.0.1", encrypted=True)["allowed"] is False
 
 
 @pytest.mark.parametrize("wrong", ["rules", [1], [{"type": "host"}], [{"type": "x", "databases": [], "roles": [], "method": "md5"}]])
