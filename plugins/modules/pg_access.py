@@ -21,6 +21,8 @@ description:
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
+  - bulwark.postgresql.policy
+  - bulwark.postgresql.policy.patience
 options:
   policy:
     description:
@@ -48,14 +50,6 @@ options:
     description: Iterations of new SCRAM verifiers. Stored ones with another count are replaced. Without it, new verifiers get the
       server's setting.
     type: int
-  lock_timeout:
-    description: How many milliseconds a statement may wait for a lock.
-    type: int
-    default: 5000
-  lock_retries:
-    description: How often a transaction that got no lock is tried again, with growing pauses.
-    type: int
-    default: 5
   max_revoke_share:
     description: A plan that revokes more than this share of the existing privileges, and at least 100, is refused.
     type: float
@@ -76,10 +70,6 @@ options:
     type: list
     elements: str
     default: [pg_*, rds*, cloudsql*, azure*, alloydb*]
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_access_info
   - name: Privileges

@@ -31,6 +31,8 @@ extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
   - bulwark.postgresql.patroni
+  - bulwark.postgresql.policy
+  - bulwark.postgresql.policy.expected
 options:
   rules:
     description:
@@ -75,20 +77,6 @@ options:
     description: Whether rules may use the methods V(trust), V(password), V(md5) and V(ident).
     type: bool
     default: false
-  expected_roles:
-    description: Roles that count as there already, for a check mode in which an earlier task would create them.
-    type: list
-    elements: str
-    default: []
-  expected_databases:
-    description: As O(expected_roles), for databases.
-    type: list
-    elements: str
-    default: []
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_hba_info
   - name: The pg_hba.conf File
@@ -182,7 +170,13 @@ mistakes:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import (
+    EXPECTED_OPTIONS,
+    PATRONI_OPTIONS,
+    POLICY_OPTIONS,
+    patroni_of,
+    run,
+)
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.converge import Options, apply, plan
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, secrets_of
 
@@ -198,9 +192,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reject_rest": {"type": "bool", "default": True},
     "allow_plain": {"type": "bool", "default": False},
     "allow_weak": {"type": "bool", "default": False},
-    "expected_roles": {"type": "list", "elements": "str", "default": []},
-    "expected_databases": {"type": "list", "elements": "str", "default": []},
-    "path_prefix": {"type": "str", "default": ""},
+    **EXPECTED_OPTIONS,
+    **POLICY_OPTIONS,
     **PATRONI_OPTIONS,
 }
 

@@ -27,6 +27,9 @@ description:
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
+  - bulwark.postgresql.policy
+  - bulwark.postgresql.policy.expected
+  - bulwark.postgresql.policy.patience
 options:
   databases:
     description:
@@ -75,28 +78,6 @@ options:
         the ten tenants with the most rows, and without one. Reads every row of these tables, and works on a standby.
     type: bool
     default: false
-  lock_timeout:
-    description: How many milliseconds a statement may wait for a lock.
-    type: int
-    default: 5000
-  lock_retries:
-    description: How often a transaction that got no lock is tried again, with growing pauses.
-    type: int
-    default: 5
-  expected_roles:
-    description: Roles that count as there already, for a check mode in which an earlier task would create them.
-    type: list
-    elements: str
-    default: []
-  expected_databases:
-    description: As O(expected_roles), for databases.
-    type: list
-    elements: str
-    default: []
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_row_security_info
   - module: bulwark.postgresql.pg_access
@@ -207,7 +188,14 @@ mistakes:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATIENCE_OPTIONS, Proposal, outcome, patience_of, run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import (
+    EXPECTED_OPTIONS,
+    PATIENCE_OPTIONS,
+    Proposal,
+    outcome,
+    patience_of,
+    run,
+)
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.converge import Convergence, Options
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.preview import as_text
@@ -222,8 +210,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mode": {"type": "str", "choices": ["managed", "additive"], "default": "managed"},
     "per_table": {"type": "bool", "default": False},
     "preview": {"type": "bool", "default": False},
-    "expected_roles": {"type": "list", "elements": "str", "default": []},
-    "expected_databases": {"type": "list", "elements": "str", "default": []},
+    **EXPECTED_OPTIONS,
     **PATIENCE_OPTIONS,
 }
 

@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.info_attributes
+  - bulwark.postgresql.policy
 options:
   databases:
     description: The databases to look into. Without it, those of O(policy), or every database that allows connections and is no template.
@@ -33,10 +34,6 @@ options:
       - Without it, they are about every table that has row-level security and every role that a policy names.
     type: dict
     default: {}
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_row_security
 """
@@ -98,7 +95,7 @@ in_recovery:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import POLICY_OPTIONS, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.findings import as_text
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.inspect import inspect
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
@@ -111,7 +108,7 @@ if TYPE_CHECKING:
 OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "list", "elements": "str"},
     "policy": {"type": "dict", "default": {}},
-    "path_prefix": {"type": "str", "default": ""},
+    **POLICY_OPTIONS,
 }
 
 

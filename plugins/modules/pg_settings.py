@@ -30,6 +30,7 @@ extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
   - bulwark.postgresql.patroni
+  - bulwark.postgresql.policy
 options:
   settings:
     description:
@@ -70,10 +71,6 @@ options:
     type: str
     choices: [refuse, reset]
     default: refuse
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_cluster_info
   - name: Server Configuration
@@ -183,7 +180,7 @@ mistakes:
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, patroni_of, run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATRONI_OPTIONS, POLICY_OPTIONS, patroni_of, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.plan import Effect
 from ansible_collections.bulwark.postgresql.plugins.module_utils.settings.converge import (
     Options,
@@ -205,7 +202,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "default": "bulwark"},
     "method": {"type": "str", "choices": ["auto", "file", "alter_system", "patroni"], "default": "auto"},
     "overrides": {"type": "str", "choices": ["refuse", "reset"], "default": "refuse"},
-    "path_prefix": {"type": "str", "default": ""},
+    **POLICY_OPTIONS,
     **PATRONI_OPTIONS,
 }
 

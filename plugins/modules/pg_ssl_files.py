@@ -234,7 +234,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import POLICY_OPTIONS, run
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.converge import apply, certificate_data, plan
 from ansible_collections.bulwark.postgresql.plugins.module_utils.tls.material import CRYPTOGRAPHY_ERROR
 
@@ -256,7 +256,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "client_certificates": {"type": "str"},
     "renew_before": {"type": "int", "default": 30},
     "directory": {"type": "path"},
-    "path_prefix": {"type": "str", "default": ""},
+    **POLICY_OPTIONS,
 }
 
 

@@ -59,11 +59,20 @@ def patroni_of(params: Mapping[str, Any]) -> Patroni:
     return Patroni(open_url, params["patroni_url"], ca_cert=params["patroni_ca_cert"], **login)
 
 
-# The options of every module that changes what is in databases.
+# The options of the doc fragment bulwark.postgresql.policy, of every module that takes a policy.
+POLICY_OPTIONS: Mapping[str, Mapping[str, Any]] = {"path_prefix": {"type": "str", "default": ""}}
+
+# Its section "expected".
+EXPECTED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "expected_roles": {"type": "list", "elements": "str", "default": []},
+    "expected_databases": {"type": "list", "elements": "str", "default": []},
+}
+
+# Its section "patience", of every module that changes what is in databases.
 PATIENCE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    **POLICY_OPTIONS,
     "lock_timeout": {"type": "int", "default": 5000},
     "lock_retries": {"type": "int", "default": 5},
-    "path_prefix": {"type": "str", "default": ""},
 }
 
 
