@@ -40,6 +40,9 @@ options:
         tenant in context.
       - C(changed_columns_only) set to V(true) stores of an UPDATE the columns that it changed, and not whole rows.
       - C(skip_unchanged) set to V(true) stores nothing for a row in which an UPDATE changes nothing.
+      - C(retention) is a dictionary with C(months), how many whole months are kept beside the current one, and C(directory), an absolute
+        path on the host that runs the module. Older partitions are written there, as CSV compressed by C(zstd) with its SHA-256 beside it,
+        read back, and only then dropped. By default everything is kept.
     type: dict
     required: true
   schema:
@@ -60,6 +63,12 @@ options:
     description: The setting that holds the tenant, as in M(bulwark.postgresql.pg_row_security).
     type: str
     default: app.current_tenant_id
+  months_ahead:
+    description:
+      - How many monthly partitions of the log there are beside that of the current month. Records for which there is none go to a default
+        partition, and from there to their month by the next run.
+    type: int
+    default: 3
   per_table:
     description:
       - Whether each table is changed in a transaction of its own, so that at no time more than one table is locked. Meant for busy servers.
@@ -184,7 +193,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "dict", "required": True},
-    **{name: {"type": "str", "default": value} for name, value in asdict(Log()).items()},
+    **{name: {"type": type(value).__name__, "default": value} for name, value in asdict(Log()).items()},
     "per_table": {"type": "bool", "default": False},
     "expected_roles": {"type": "list", "elements": "str", "default": []},
     "expected_databases": {"type": "list", "elements": "str", "default": []},

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import USER_SCHEMA, exploded, extension_members, read_acl, role_names
-from .model import Column, Function, Key, Relation, RoleFacts, Sink, Table, Trigger
-from .source import SHAPE
+from ..core.statements import compose, identifier
+from .model import Column, Function, Key, Partition, Relation, RoleFacts, Sink, Table, Trigger
+from .partitions import DEFAULT
+from .source import ENTRIES, SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -153,6 +155,18 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespa
 """
 
 
+# Months in UTC, counted from the year 0.
+_MONTH = "(extract(year FROM {time} AT TIME ZONE 'UTC') * 12 + extract(month FROM {time} AT TIME ZONE 'UTC') - 1)::int"
+_BOUND = "bounds[{}]::pg_catalog.timestamptz"
+_PARTITIONS = f"""
+SELECT c.relname, {_MONTH.format(time=_BOUND.format(1))}, {_MONTH.format(time=_BOUND.format(2))}
+FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+ JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace
+ CROSS JOIN pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '''(.+?)''.*''(.+?)''') bounds
+WHERE n.nspname = %(log)s AND p.relname = '{ENTRIES}' AND bounds IS NOT NULL ORDER BY 2
+"""
+_DEFAULT_MONTHS = f"SELECT DISTINCT {_MONTH.format(time='d.changed_at')} FROM {{default}} d ORDER BY 1"
+
 _FACTS = ("arguments", "returns", "volatility", "language", "owner")
 
 
@@ -227,8 +241,9 @@ def read_sink(database: Database, log: str) -> Sink:
     """The schema of the log as it is."""
     parameters = {"log": log}
     found = database.query(_SCHEMA, parameters)
+    month = database.value(f"SELECT {_MONTH.format(time='pg_catalog.now()')}")
     if not found:
-        return Sink()
+        return Sink(month=month)
     names = role_names(database)
     relations = {
         name: Relation(
@@ -251,4 +266,9 @@ def read_sink(database: Database, log: str) -> Sink:
         for name, source, settings, acl, definer, trigger, *facts in database.query(_FUNCTIONS, parameters)
     }
     owner, acl = found[0]
-    return Sink(owner, read_acl(acl, names), relations, functions)
+    partitions = tuple(Partition(*row) for row in database.query(_PARTITIONS, parameters))
+    late: tuple[int, ...] = ()
+    if DEFAULT in relations:
+        months = database.query(compose(_DEFAULT_MONTHS, default=identifier(log, DEFAULT)))
+        late = tuple(month for (month,) in months)
+    return Sink(owner, read_acl(acl, names), relations, functions, month, partitions, late)

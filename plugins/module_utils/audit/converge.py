@@ -16,15 +16,17 @@ from ..core.errors import Mistake, PolicyError, nearest
 from ..core.plan import Patience, Plan, apply_planned, in_parts
 from .catalog import read_roles, read_schemas, read_sink, read_tables
 from .checks import notes, owner_mistakes, role_mistakes, table_mistakes
+from .partitions import expired
 from .reconcile import audited, plan_triggers, reconcile, sink_plan
-from .sink import SinkPlan, owner_plan
+from .retention import check_directory, export
+from .sink import SinkPlan, owner_plan, plan_retention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..core.database import Database as Session
     from ..core.database import Server
-    from .model import Database, Log, RoleFacts
+    from .model import Database, Log, Partition, RoleFacts
     from .reconcile import Audited
 
 _DATABASES = "SELECT datname, datallowconn FROM pg_catalog.pg_database"
@@ -46,17 +48,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """The plans: of the owner's role, and of each database in order. tables: the audited tables, by database."""
+    """The plans: of the owner's role, and of each database in order, with that of what its retention lets go. tables: the audited ones."""
 
     owner: Plan
-    parts: tuple[tuple[Database, Plan], ...]
+    parts: tuple[tuple[Database, Plan, Plan], ...]
     tables: Mapping[str, tuple[Audited, ...]]
     notes: tuple[str, ...]
 
     @property
     def whole(self) -> Plan:
         """All changes in order."""
-        return self.owner + Plan(tuple(change for _database, part in self.parts for change in part.changes))
+        return self.owner + Plan(tuple(change for _database, part, old in self.parts for change in (part + old).changes))
 
 
 class Convergence:
@@ -74,12 +76,12 @@ class Convergence:
             roles = read_roles(session)
             there: dict[str, bool] = dict(session.query(_DATABASES))
         mistakes: list[Mistake] = list(owner_mistakes(self._log, roles))
-        parts: list[tuple[Database, Plan]] = []
+        parts: list[tuple[Database, Plan, Plan]] = []
         tables: dict[str, tuple[Audited, ...]] = {}
         said: list[str] = []
         for database in self._databases:
             if there.get(database.name):
-                parts.append((database, self._read(database, roles, mistakes, tables, said)))
+                parts.append((database, *self._read(database, roles, mistakes, tables, said)))
             elif database.name in self._options.expected_databases and database.name not in there:
                 said.append(f"database {database.name} is not there yet, so that its tables are not looked at")
             else:
@@ -96,7 +98,7 @@ class Convergence:
         mistakes: list[Mistake],
         tables: dict[str, tuple[Audited, ...]],
         said: list[str],
-    ) -> Plan:
+    ) -> tuple[Plan, Plan]:
         mistakes.extend(role_mistakes(database, roles, self._options.expected_roles))
         with self._server.connect(database.name) as session, session.reading():
             found = read_tables(session, self._log.schema, database.schemas)
@@ -104,7 +106,9 @@ class Convergence:
             mistakes.extend(table_mistakes(database, self._log, found, read_schemas(session), sink))
         tables[database.name] = tuple(audited(database, found))
         said += [f"database {database.name}: {note}" for note in notes(database, self._log, found, roles)]
-        return reconcile(database, self._log, found, sink)
+        if expired(database, sink) and database.retention is not None:
+            check_directory(database.retention.directory)
+        return reconcile(database, self._log, found, sink), plan_retention(database, self._log, sink)
 
     def apply(self, planned: Planned) -> int:
         """Execute the plan; returns the number of retries. What a failure leaves undone is in the error."""
@@ -117,10 +121,30 @@ class Convergence:
                         session, planned.owner, lambda: owner_plan(self._log, read_roles(session)), self._options.patience
                     )
                 done.append(f"role {self._log.owner}")
-            for database, whole in planned.parts:
-                if whole:
+            for database, whole, old in planned.parts:
+                if whole or old:
                     with self._server.connect(database.name) as session:
-                        retries += self._apply(session, database, whole, done)
+                        retries += self._apply(session, database, whole, done) if whole else 0
+                        retries += self._retire(session, database, done) if old else 0
+        return retries
+
+    def _retire(self, session: Session, database: Database, done: list[str]) -> int:
+        """Export and drop what retention lets go, a partition at a time."""
+        retries = 0
+        with session.reading():
+            old = expired(database, read_sink(session, self._log.schema))
+        for part in old:
+            if database.retention is None:
+                raise AssertionError("nothing expires without a retention")
+            rows = export(session, self._log.schema, part.name, database.retention.directory)
+
+            def left(part: Partition = part, rows: int = rows) -> Plan:
+                return plan_retention(database, self._log, read_sink(session, self._log.schema), part.name, rows)
+
+            with session.reading():
+                plan = left()
+            retries += apply_planned(session, plan, left, self._options.patience)
+            done.append(f"partition {part.name}")
         return retries
 
     def _apply(self, session: Session, database: Database, whole: Plan, done: list[str]) -> int:

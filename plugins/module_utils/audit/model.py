@@ -34,6 +34,14 @@ class Masking:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """How long records are kept. months: whole ones, beside the current one. directory: where older ones are written to before they go."""
+
+    months: int
+    directory: str
+
+
+@dataclass(frozen=True)
 class Database:
     """A database that the document names.
 
@@ -47,6 +55,7 @@ class Database:
     masking: tuple[Masking, ...] = ()
     readers: tuple[str, ...] = ()
     tenant_readers: tuple[str, ...] = ()
+    retention: Retention | None = None
     changed_columns_only: bool = False
     skip_unchanged: bool = False
 
@@ -61,12 +70,15 @@ class Log:
     """Where the records are, the same in every database.
 
     schema, owner: their names. user_setting, tenant_setting: the settings in which the application says who it works for.
+
+    months_ahead: how many monthly partitions there are beside that of the current month.
     """
 
     schema: str = "audit"
     owner: str = "audit_owner"
     user_setting: str = "app.current_user"
     tenant_setting: str = "app.current_tenant_id"
+    months_ahead: int = 3
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,7 @@ class Function:
     language: str = "plpgsql"
     owner: str = ""
     acl: tuple[AclEntry, ...] | None = None
+    for_readers: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -183,13 +196,28 @@ class Relation:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """A partition of the log. first: its first month, end: the one after its last, both counted as in partitions.py."""
+
+    name: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Sink:
-    """The log's schema as it is. owner: None where the schema is not there."""
+    """The log's schema as it is. owner: None where the schema is not there.
+
+    month: the current one. partitions: all but the default one. default_months: of the records that are in that one.
+    """
 
     owner: str | None = None
     acl: tuple[AclEntry, ...] = ()
     relations: Mapping[str, Relation] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
+    month: int = 0
+    partitions: tuple[Partition, ...] = ()
+    default_months: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +20,10 @@ from ..core.identifiers import (
     split_name,
 )
 from ..core.selection import Selection, read_selections
-from .model import EXCLUDE, HASH, MASK, Database, Log, Masking
+from .model import EXCLUDE, HASH, MASK, Database, Log, Masking, Retention
 
-_KEYS = ("tables", "mask", "readers", "tenant_readers", "changed_columns_only", "skip_unchanged")
+_KEYS = ("tables", "mask", "readers", "tenant_readers", "changed_columns_only", "skip_unchanged", "retention")
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # the log's functions hold it in texts that they make statements of
 _WORDS = (MASK, EXCLUDE, HASH)
 
 
@@ -37,7 +40,7 @@ def read_policy(databases: Any, log: Log, path_prefix: str = "") -> tuple[Databa
 
 def _log_mistakes(log: Log) -> list[Mistake]:
     problems = (
-        ("schema", schema_name_problem(log.schema)),
+        ("schema", schema_name_problem(log.schema) or (None if _PLAIN.fullmatch(log.schema) else "must be a name that needs no quotes")),
         ("owner", role_name_problem(log.owner)),
         ("user_setting", application_setting_problem(log.user_setting)),
         ("tenant_setting", application_setting_problem(log.tenant_setting)),
@@ -64,9 +67,22 @@ def _database(name: str, value: Any, path: str, log: Log, mistakes: list[Mistake
         _maskings(node, mistakes),
         readers,
         tenant_readers,
+        _retention(node.raw("retention"), node.at("retention"), mistakes) if node.says("retention") else None,
         bool(node.boolean("changed_columns_only", False)),
         bool(node.boolean("skip_unchanged", False)),
     )
+
+
+def _retention(value: Any, path: str, mistakes: list[Mistake]) -> Retention | None:
+    node = Node(value, path, mistakes, ("months", "directory"))
+    months, directory = node.integer("months", None, 1, 12_000), node.text("directory")
+    if node.sound:
+        for key in ("months", "directory"):
+            if not node.says(key):
+                node.mistake(key, "is required: records are written to a file before they go" if key == "directory" else "is required")
+    if directory is not None and not os.path.isabs(directory):
+        node.mistake("directory", f"must be an absolute path, not {quoted(directory)}")
+    return Retention(months, directory) if months is not None and directory is not None else None
 
 
 def _own_schema(selection: Selection, log: Log) -> Mistake:

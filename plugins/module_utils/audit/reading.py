@@ -227,7 +227,7 @@ def reading_functions(log: Log) -> list[Function]:
     def function(name: str, source: str, arguments: str, returns: str) -> Function:
         for word, text in names.items():
             source = source.replace("{" + word + "}", text)
-        return Function(name, source, (SAFE_PATH,), False, False, arguments=arguments, returns=returns, volatility="s")
+        return Function(name, source, (SAFE_PATH,), False, False, arguments=arguments, returns=returns, volatility="s", for_readers=True)
 
     at = "a_table text, a_record_id text, a_time timestamp with time zone"
     return [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.plan import Change, Plan
 from ..core.statements import compose, identifier, joined, keywords, literal, quoted_name, quoted_text, role
 from .model import Trigger
+from .partitions import APPEND_ONLY, DEFAULT, expired, first_day, missing_months, partition_functions, partition_name
 from .reading import reading_functions
 from .source import ENTRIES, HASH_KEY, REFUSE, refusing_function
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from .model import Database, Function, Log, Relation, RoleFacts, Sink
     from .reading import View
 
-DEFAULT = "entries_default"
-APPEND_ONLY = "append_only"
 # pg_trigger.tgtype of BEFORE UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT.
 _BEFORE_ANY = 2 + 8 + 16 + 32
 
@@ -75,6 +74,29 @@ def owner_plan(log: Log, roles: Mapping[str, RoleFacts]) -> Plan:
     return Plan((Change(about, f"+{about} (NOLOGIN)", compose("CREATE ROLE {} NOLOGIN", identifier(log.owner))),))
 
 
+def plan_retention(database: Database, log: Log, sink: Sink, only: str | None = None, rows: int | None = None) -> Plan:
+    """Drops the partitions that retention lets go. only: one of them. rows: as many as were exported, or it is not dropped."""
+    changes = []
+    for part in expired(database, sink):
+        if only not in (None, part.name) or database.retention is None:
+            continue
+        table = identifier(log.schema, part.name)
+        check = compose("DO {}", literal(_COUNT.format(table=quoted_name(log.schema, part.name), rows=rows)))
+        statements = [
+            *([] if rows is None else [check]),
+            compose("ALTER TABLE {} DETACH PARTITION {}", identifier(log.schema, ENTRIES), table),
+            compose("DROP TABLE {}", table),
+        ]
+        about = f"schema {log.schema}"
+        what = f"{about}  -partition {part.name} (written to {database.retention.directory} first)"
+        changes.append(Change(about, what, joined("; ", statements), database.name))
+    return Plan(tuple(changes))
+
+
+_COUNT = """BEGIN LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; IF (SELECT pg_catalog.count(*) FROM {table}) <> {rows} THEN
+ RAISE 'its records are not those that were exported: run again'; END IF; END"""
+
+
 class SinkPlan:
     """Plans the schema of one database. functions: those that record the audited tables. views: those by which people read."""
 
@@ -82,14 +104,16 @@ class SinkPlan:
         self._database = database
         self._log = log
         self._sink = sink
-        self._functions = {function.name: function for function in (refusing_function(), *reading_functions(log), *functions)}
+        self._functions = {
+            function.name: function for function in (refusing_function(), *reading_functions(log), *partition_functions(log), *functions)
+        }
         self._views = {view.name: view for view in views}
         self._about = f"schema {log.schema}"
 
     def make(self) -> Plan:
         """What is missing or not as it should be."""
         changes = [*self._schema(), *self._tables(), *self._made_views(), *self._made_functions(), *self._protection(), *self._rights()]
-        return Plan(tuple(changes))
+        return Plan((*changes, *self._partitions()))
 
     def remove(self) -> Plan:
         """Functions and views that no table needs any more. To be done when their triggers are gone."""
@@ -133,6 +157,9 @@ class SinkPlan:
             if name == HASH_KEY:
                 statements.append(compose(_SECRET, table=table))
             yield self._change(f"+table {name}", *self._as_owner(*statements))
+        for relation in self._sink.relations.values():
+            if relation.parent == ENTRIES and relation.kind == "r":
+                yield from self._owned(relation)
         entries = identifier(self._log.schema, ENTRIES)
         if DEFAULT not in self._sink.relations:
             statement = compose("CREATE TABLE {} PARTITION OF {} DEFAULT", identifier(self._log.schema, DEFAULT), entries)
@@ -141,6 +168,12 @@ class SinkPlan:
             if name not in self._sink.relations:
                 statement = compose("CREATE INDEX {} ON {} {}", identifier(name), entries, keywords(on))
                 yield self._change(f"+index {name}", *self._as_owner(statement))
+
+    def _partitions(self) -> Iterator[Change]:
+        for month in missing_months(self._log, self._sink):
+            statement = compose("SELECT {}({})", identifier(self._log.schema, "make_partition"), literal(first_day(month)))
+            late = " (its records are in the default partition)" if month in self._sink.default_months else ""
+            yield self._change(f"+partition {partition_name(month)}{late}", statement)
 
     def _owned(self, relation: Relation) -> Iterator[Change]:
         if relation.owner != self._log.owner:
@@ -243,7 +276,7 @@ class SinkPlan:
                 yield from self._grants(name, compose("TABLE {}", identifier(schema, name)), self._log.owner, (), view.readers, "SELECT")
         for name, function in sorted(self._functions.items()):
             target = compose("FUNCTION {}({})", identifier(schema, name), keywords(function.arguments))
-            readers = () if function.trigger else database.readers
+            readers = database.readers if function.for_readers else ()
             there = sink.functions.get(name)
             dropped = there is None or (there.arguments, there.returns) != (function.arguments, function.returns)
             if there is None or dropped:

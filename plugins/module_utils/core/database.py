@@ -146,6 +146,15 @@ class Database:
         """The first column of the first row."""
         return self.query(statement, parameters)[0][0]
 
+    def copy_out(self, statement: Any, file: Any) -> int:
+        """Write what COPY ... TO STDOUT gives to a file; returns the number of rows."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.copy_expert(statement, file)
+                return int(cursor.rowcount)
+        except psycopg2.Error as error:
+            raise _statement_error(error) from None
+
     def execute(self, *statements: Any) -> None:
         """Run statements that return nothing of interest, in one round trip."""
         try:
