@@ -697,6 +697,15 @@ def test_additive_mode_takes_nothing_away_by_an_empty_list(shop: Any) -> None:
     assert of_new_function(shop, "r", "s", "other") == {"r": True, "s": True, "other": True}
 
 
+def test_an_empty_list_that_the_policy_does_not_need_stays(shop: Any) -> None:
+    policy = in_shop(owner="r", profiles={"r": "migration"})
+    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON FUNCTIONS FROM PUBLIC, s", db="shop")
+    converge(shop, policy)
+    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON TYPES FROM PUBLIC, s", db="shop")
+    unchanged(shop, policy)
+    unchanged(shop, info(shop)["policy"])
+
+
 def test_default_privileges_on_large_objects(shop: Any) -> None:
     policy = in_shop()
     policy["databases"]["shop"]["default_privileges"] = [{"owner": "r", "to": "s", "type": "large_objects", "privileges": ["SELECT"]}]
@@ -860,9 +869,10 @@ def test_an_absent_role_is_dropped_with_its_rights(shop: Any) -> None:
     assert value(shop, "SELECT count(*)::int FROM pg_class WHERE relname = 't'", db="shop") == 1
 
 
-def test_an_absent_role_that_has_taken_its_own_default_privileges_away_is_dropped(shop: Any) -> None:
+@pytest.mark.parametrize("whose", ["gone", "PUBLIC, gone"])
+def test_an_absent_role_that_has_taken_its_own_default_privileges_away_is_dropped(shop: Any, whose: str) -> None:
     taken = "ALTER DEFAULT PRIVILEGES FOR ROLE gone REVOKE {} FROM {}"
-    pairs = (("ALL ON FUNCTIONS", "PUBLIC, gone"), ("ALL ON TYPES", "gone"), ("ALL ON TABLES", "gone"), ("USAGE ON SEQUENCES", "gone"))
+    pairs = (("ALL ON FUNCTIONS", "PUBLIC, gone"), ("ALL ON TYPES", whose), ("ALL ON TABLES", whose), ("USAGE ON SEQUENCES", "gone"))
     execute(shop, "CREATE ROLE gone", *(taken.format(*pair) for pair in pairs), db="shop")
     converge(shop, ABSENT)
     assert not exists(shop, "gone")
@@ -1030,32 +1040,6 @@ def test_time_goes_into_the_servers_work_not_ours(shop: Any) -> None:
     done = converge(shop, in_shop(profiles={"r": "readonly", "s": "app_service"}))
     assert len(done["sql"]) < 50
     assert time.monotonic() - began < 20
-
-
-def test_an_empty_list_of_default_privileges_counts_as_none(shop: Any) -> None:
-    """PostgreSQL gives PUBLIC what it gives by itself where the list is there and empty, also where the plan would have made it so."""
-    policy = in_shop(owner="r", profiles={"r": "migration"})
-    for before in ("FROM PUBLIC, r", "FROM r"):
-        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE r REVOKE ALL ON FUNCTIONS {before}", db="shop")
-        converge(shop, policy)
-        execute(shop, "SET ROLE r; CREATE FUNCTION app.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'", db="shop")
-        assert value(shop, "SELECT has_function_privilege('other', 'app.mine()', 'EXECUTE')", db="shop") is False, before
-        execute(shop, "DROP FUNCTION app.mine()", "ALTER DEFAULT PRIVILEGES FOR ROLE r GRANT ALL ON FUNCTIONS TO PUBLIC", db="shop")
-    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON FUNCTIONS FROM PUBLIC, s", db="shop")
-    converge(shop, policy)
-    execute(shop, "ALTER DEFAULT PRIVILEGES FOR ROLE s REVOKE ALL ON TYPES FROM PUBLIC, s", db="shop")
-    unchanged(shop, policy)
-    unchanged(shop, info(shop)["policy"])
-
-
-def test_a_leaver_with_an_empty_list_of_default_privileges_goes(shop: Any) -> None:
-    execute(shop, "CREATE ROLE leaver", "GRANT CREATE ON DATABASE shop TO leaver")
-    for kind in ("FUNCTIONS", "TABLES", "TYPES"):
-        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE leaver REVOKE ALL ON {kind} FROM PUBLIC, leaver", db="shop")
-    policy = in_shop()
-    policy["roles"]["leaver"] = {"state": "absent"}
-    converge(shop, policy)
-    assert value(shop, "SELECT count(*) FROM pg_roles WHERE rolname = 'leaver'") == 0
 
 
 def test_many_databases_in_one_run(cluster: Any) -> None:

@@ -115,20 +115,30 @@ def _selection(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> S
     return Selection(path, schema, names, node.names("except", pattern_problem))
 
 
+def _tables(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Iterator[tuple[str, Any, str]]:
+    """A mapping of tables in a schema: each name with its value and its path, sorted."""
+    _schema(schema, path, mistakes)
+    tables = {} if value is None else value
+    if not isinstance(tables, Mapping):
+        mistakes.append(Mistake(path, f"must be a mapping of tables, not {told(value)}"))
+        return
+    for name in sorted(tables, key=str):
+        if isinstance(name, str):
+            problem = name_problem(name)
+            if problem:
+                mistakes.append(Mistake(child(path, name), problem))
+            yield name, tables[name], child(path, name)
+        else:
+            mistakes.append(Mistake(child(path, str(name)), f"a name must be a string, not {told(name)} (quote it)"))
+
+
 # Tables that find their tenant by a foreign key
 
 
 def _parents(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Iterator[Parent]:
     """A schema: table -> its parent, by name in the same schema, or a mapping with table, schema and foreign_key."""
-    _schema(schema, path, mistakes)
-    if value is not None and not isinstance(value, Mapping):
-        mistakes.append(Mistake(path, f"must be a mapping of tables, not {told(value)}"))
-        return
-    for name, inner, at in _sorted_items(value or {}, path, mistakes):
+    for name, inner, at in _tables(schema, value, path, mistakes):
         node = Node({"table": inner} if isinstance(inner, str) else inner, at, mistakes, ("table", "schema", "foreign_key"))
-        problem = name_problem(name)
-        if problem:
-            mistakes.append(Mistake(at, problem))
         parent = node.text("table", name_problem)
         if node.sound and parent is None and not [each for each in mistakes if each.path.startswith(at)]:
             node.mistake("", "must name the table whose row has the tenant")
@@ -136,14 +146,6 @@ def _parents(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Ite
             yield Parent(
                 at, schema, name, node.text("schema", schema_name_problem) or schema, parent, node.text("foreign_key", name_problem)
             )
-
-
-def _sorted_items(value: Mapping[Any, Any], path: str, mistakes: list[Mistake]) -> Iterator[tuple[str, Any, str]]:
-    for name in sorted(value, key=str):
-        if isinstance(name, str):
-            yield name, value[name], child(path, name)
-        else:
-            mistakes.append(Mistake(child(path, str(name)), f"a name must be a string, not {told(name)} (quote it)"))
 
 
 def _check_cycles(parents: tuple[Parent, ...], mistakes: list[Mistake]) -> None:
@@ -162,14 +164,7 @@ def _check_cycles(parents: tuple[Parent, ...], mistakes: list[Mistake]) -> None:
 
 
 def _schema_rules(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Iterator[TableRules]:
-    _schema(schema, path, mistakes)
-    if value is not None and not isinstance(value, Mapping):
-        mistakes.append(Mistake(path, f"must be a mapping of tables, not {told(value)}"))
-        return
-    for name, inner, at in _sorted_items(value or {}, path, mistakes):
-        problem = name_problem(name)
-        if problem:
-            mistakes.append(Mistake(at, problem))
+    for name, inner, at in _tables(schema, value, path, mistakes):
         node = Node(inner, at, mistakes, _RULES_KEYS)
         policies = tuple(_policy(policy, each, place, mistakes) for policy, each, place in node.mapping("policies"))
         enabled = bool(node.boolean("enabled", True))
