@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import PUBLIC
-from ..core.document import Node, quoted, told
+from ..core.document import Node, quoted, value_text
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.identifiers import function_problem, name_problem, one_role_problem, parameter_problem, pattern_problem, schema_name_problem
 from .model import (
@@ -277,7 +277,7 @@ def _oids(node: Node, key: str, value: object) -> tuple[str, ...]:
         if re.fullmatch("[0-9]{1,10}", text) and 0 < int(text) < 2**32:
             found[str(int(text))] = None
         else:
-            node.mistake(key, f"must be OIDs of large objects, or all, not {told(item)}")
+            node.mistake(key, f"must be OIDs of large objects, or all, not {value_text(item)}")
             return ()
     return tuple(found)
 

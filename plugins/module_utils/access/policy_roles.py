@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from ..core import scram
-from ..core.document import Node, child, kind_of, quoted, text_problem, told
+from ..core.document import Node, child, kind_of, quoted, text_problem, value_text
 from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, one_role_problem, parameter_problem, role_name_problem
 from ..core.parameters import LIST_PARAMETERS, split_setting
@@ -73,7 +73,7 @@ def _passwords(document: Node, passwords: object) -> Mapping[str, Any]:
         return {}
     for name in passwords:
         if not isinstance(name, str):
-            document.mistakes.append(Mistake(child("passwords", str(name)), f"a name must be a string, not {told(name)} (quote it)"))
+            document.mistakes.append(Mistake(child("passwords", str(name)), f"a name must be a string, not {value_text(name)} (quote it)"))
     return {str(name): secret for name, secret in passwords.items() if isinstance(name, str)}
 
 
@@ -157,7 +157,7 @@ def _valid_until(node: Node, default: str | None) -> str | None:
         return "infinity"
     moment = _moment(value.strip()) if isinstance(value, str) else None
     if moment is None:
-        node.mistake("valid_until", f'must be a date and time such as "2027-12-31T00:00:00Z", or "infinity", not {told(value)}')
+        node.mistake("valid_until", f'must be a date and time such as "2027-12-31T00:00:00Z", or "infinity", not {value_text(value)}')
         return default
     return str((moment - _EPOCH) // timedelta(microseconds=1))
 
@@ -209,11 +209,11 @@ def _value_problem(name: str, value: object) -> str | None:
     if isinstance(value, (list, tuple)) and name in LIST_PARAMETERS:
         wrong = [item for item in value if not isinstance(item, str)]
         if wrong:
-            return f"must be a list of strings; one element is {told(wrong[0])}"
+            return f"must be a list of strings; one element is {value_text(wrong[0])}"
         return next((problem for problem in map(text_problem, value) if problem), None)
     if not isinstance(value, (bool, int, float, str)):
         hint = "; write the elements as one string, separated by commas" if isinstance(value, (list, tuple)) else ""
-        return f"must be a string, a number or a boolean, not {told(value)}{hint}"
+        return f"must be a string, a number or a boolean, not {value_text(value)}{hint}"
     return text_problem(value) if isinstance(value, str) else None
 
 
@@ -255,7 +255,7 @@ def _patterns(node: Node) -> tuple[str, ...]:
         if isinstance(item, str) and item and not text_problem(item):
             found.append(item)
         else:
-            node.mistakes.append(Mistake(path, f"must be a role's name, or a pattern such as emp_*, not {told(item)}"))
+            node.mistakes.append(Mistake(path, f"must be a role's name, or a pattern such as emp_*, not {value_text(item)}"))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.document import Node, quoted, told
+from ..core.document import Node, quoted, value_text
 from ..core.errors import nearest
 from .model import (
     DATABASE,
@@ -89,7 +89,7 @@ def read_privileges(node: Node, key: str, kind: str, required: bool = False, may
             node.mistake(key, f"is missing; accepted: {_accepted(kind)}")
         return frozenset()
     if not isinstance(items, (list, tuple)):
-        node.mistake(key, f"must be a list of privileges, not {told(items)}")
+        node.mistake(key, f"must be a list of privileges, not {value_text(items)}")
         return frozenset()
     if not items and required and not may_be_empty:
         node.mistake(key, f"grants nothing; accepted: {_accepted(kind)}")
@@ -106,7 +106,7 @@ def read_privileges(node: Node, key: str, kind: str, required: bool = False, may
 
 def _unknown(item: object, word: str, kind: str) -> str:
     if not isinstance(item, str):
-        return f"a privilege must be a string, not {told(item)}"
+        return f"a privilege must be a string, not {value_text(item)}"
     if "," in item:
         return f"{quoted(item)} is one string; write the privileges as a list: [{item}]"
     return f"unknown privilege {quoted(item)} on a {kind}{nearest(word, (*WORDS[kind], ALL))}; accepted: {_accepted(kind)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.catalog import PUBLIC
-from ..core.document import Node, quoted, told
+from ..core.document import Node, quoted, value_text
 from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, pattern_problem
 from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TYPE, DefaultGrant, Grant, Schema
@@ -104,7 +104,7 @@ def _unknown(name: object, profiles: Mapping[str, Profile]) -> str:
     there = f"there are: {', '.join(sorted(profiles))}"
     if isinstance(name, str):
         return f"unknown profile {quoted(name)}{nearest(name, profiles)}; {there}"
-    return f"must be the name of a profile, not {told(name)}; {there}"
+    return f"must be the name of a profile, not {value_text(name)}; {there}"
 
 
 def grants_of(database: str, schema: Schema, assignments: list[Assignment], creators: list[str]) -> tuple[list[Grant], list[DefaultGrant]]:

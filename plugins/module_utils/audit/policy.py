@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.document import Node, quoted, told
+from ..core.document import Node, quoted, value_text
 from ..core.errors import Mistake, PolicyError
 from ..core.identifiers import (
     application_setting_problem,
@@ -112,7 +112,7 @@ def _mask_columns(value: Any, path: str, mistakes: list[Mistake]) -> Mapping[str
         columns = {}
         for column, word, _at in node.mapping("columns"):
             if word not in _WORDS:
-                mistakes.append(Mistake(f"{path}.{column}", f"must be one of {', '.join(_WORDS)}, not {told(word)}"))
+                mistakes.append(Mistake(f"{path}.{column}", f"must be one of {', '.join(_WORDS)}, not {value_text(word)}"))
             columns[column] = word
     else:
         node = Node({"columns": value}, path, mistakes, ("columns",))

@@ -44,7 +44,7 @@ def kind_of(value: object) -> str:
     return "a mapping" if isinstance(value, Mapping) else "a list" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
 
 
-def told(value: object) -> str:
+def value_text(value: object) -> str:
     """What a value is, with the value where that is short."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -74,7 +74,7 @@ class Node:
         self._values: dict[str, Any] = {}
         if value is not None and not isinstance(value, Mapping):
             self.sound = False
-            self.mistake("", f"must be a mapping, not {told(value)}")
+            self.mistake("", f"must be a mapping, not {value_text(value)}")
             return
         known = list(accepted)
         for key, item in (value or {}).items():
@@ -113,7 +113,7 @@ class Node:
             return value
         if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
             return value.strip().lower() in _TRUE
-        self.mistake(key, f"must be true or false, not {told(value)}")
+        self.mistake(key, f"must be true or false, not {value_text(value)}")
         return default
 
     def text(self, key: str, problem: Callable[[str], str | None] = text_problem) -> str | None:
@@ -122,7 +122,7 @@ class Node:
         if value is None:
             return None
         if not isinstance(value, str):
-            self.mistake(key, f"must be a string, not {told(value)}")
+            self.mistake(key, f"must be a string, not {value_text(value)}")
             return None
         found = problem(value)
         if found:
@@ -148,7 +148,7 @@ class Node:
             return default
         number = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else value
         if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number <= maximum:
-            self.mistake(key, f"must be a whole number from {minimum} to {maximum}, not {told(value)}")
+            self.mistake(key, f"must be a whole number from {minimum} to {maximum}, not {value_text(value)}")
             return default
         return number
 
@@ -164,7 +164,7 @@ class Node:
             wrong = (
                 problem(item)
                 if isinstance(item, str)
-                else f"must be a name, not {told(item)}" + (" (quote it)" if _is_scalar(item) else "")
+                else f"must be a name, not {value_text(item)}" + (" (quote it)" if _is_scalar(item) else "")
             )
             if wrong:
                 self.mistakes.append(Mistake(place, wrong))
@@ -178,14 +178,14 @@ class Node:
         if value is None:
             return
         if not isinstance(value, Mapping):
-            self.mistake(key, f"must be a mapping of names, not {told(value)}")
+            self.mistake(key, f"must be a mapping of names, not {value_text(value)}")
             return
         for name in sorted(value, key=lambda each: (str(each), type(each).__name__)):
             path = child(self.at(key), str(name))
             if isinstance(name, str):
                 yield str(name), value[name], path
             else:
-                self.mistakes.append(Mistake(path, f"a name must be a string, not {told(name)} (quote it)"))
+                self.mistakes.append(Mistake(path, f"a name must be a string, not {value_text(name)} (quote it)"))
 
     def entries(self, key: str) -> Iterator[tuple[Any, str]]:
         """The entries of a list: (value, path)."""
@@ -193,7 +193,7 @@ class Node:
         if value is None:
             return
         if not isinstance(value, (list, tuple)):
-            self.mistake(key, f"must be a list, not {told(value)}")
+            self.mistake(key, f"must be a list, not {value_text(value)}")
             return
         for position, item in enumerate(value):
             yield item, f"{self.at(key)}[{position}]"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .document import Node, quoted, told
+from .document import Node, quoted, value_text
 from .errors import Mistake, nearest
 from .identifiers import pattern_problem, schema_name_problem
 from .patterns import like, like_any
@@ -60,7 +60,7 @@ def _selection(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> S
     if isinstance(value, (list, tuple)):
         value = {"tables": value}
     elif not isinstance(value, Mapping):
-        mistakes.append(Mistake(path, f"must be all, a list of tables, or a mapping with tables and except, not {told(value)}"))
+        mistakes.append(Mistake(path, f"must be all, a list of tables, or a mapping with tables and except, not {value_text(value)}"))
         return Selection(path, schema)
     before = len(mistakes)
     node = Node(value, path, mistakes, _KEYS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.document import Node, quoted, text_problem, told
+from ..core.document import Node, quoted, text_problem, value_text
 from ..core.errors import Mistake, PolicyError, nearest
 from .grammar import Token
 from .lint import unknown_databases, unknown_roles
@@ -163,7 +163,7 @@ def _token(item: Any, place: str, words: tuple[str, ...], mistakes: list[Mistake
     name = Node(item, place, mistakes, ["name"]).raw("name") if literal else item
     if not isinstance(name, str):
         mistakes.append(
-            Mistake(place, f"must be a name, not {told(name)}" + (" (quote it)" if isinstance(name, (bool, int, float)) else ""))
+            Mistake(place, f"must be a name, not {value_text(name)}" + (" (quote it)" if isinstance(name, (bool, int, float)) else ""))
         )
         return None
     wrong = _one_line(name) or ("a name must not be empty" if not name.strip("+") else None)
@@ -207,7 +207,7 @@ def _addresses(node: Node, kind: str) -> list[Token | None]:
 def _address(item: Any) -> tuple[str | None, Token]:
     """What is wrong with an address, and the address."""
     if not isinstance(item, str):
-        return f"must be an address, not {told(item)}", Token("")
+        return f"must be an address, not {value_text(item)}", Token("")
     wrong = _one_line(item)
     if wrong or not item or any(character.isspace() for character in item):
         return wrong or f"{quoted(item)} is no address, network or host", Token("")
@@ -241,13 +241,13 @@ def _options(node: Node) -> Iterable[tuple[str, str]]:
         elif isinstance(value, (str, int)) and not _one_line(str(value)):
             yield name, str(value)
         else:
-            node.mistakes.append(Mistake(path, f"must be one line of text, not {told(value)}"))
+            node.mistakes.append(Mistake(path, f"must be one line of text, not {value_text(value)}"))
 
 
 def _mappings(root: Node, mistakes: list[Mistake]) -> Iterable[UserMapping]:
     for name, value, path in root.mapping("ident"):
         if not isinstance(value, (list, tuple)):
-            mistakes.append(Mistake(path, f"must be a list of system_user and role, not {told(value)}"))
+            mistakes.append(Mistake(path, f"must be a list of system_user and role, not {value_text(value)}"))
             continue
         for position, item in enumerate(value):
             node = Node(item, f"{path}[{position}]", mistakes, ("system_user", "role"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.document import Node, child, quoted, told
+from ..core.document import Node, child, quoted, value_text
 from ..core.errors import Mistake, PolicyError
 from ..core.identifiers import name_problem, one_role_problem, parameter_problem, pattern_problem, schema_name_problem
 from .expression import expression_problem
@@ -106,7 +106,7 @@ def _selection(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> S
     if isinstance(value, (list, tuple)):
         value = {"tables": value}
     elif not isinstance(value, Mapping):
-        mistakes.append(Mistake(path, f"must be all, a list of tables, or a mapping with tables and except, not {told(value)}"))
+        mistakes.append(Mistake(path, f"must be all, a list of tables, or a mapping with tables and except, not {value_text(value)}"))
         return Selection(path, schema)
     node = Node(value, path, mistakes, _SCHEMA_KEYS)
     names = None if node.raw("tables") in _WHOLE else node.names("tables", pattern_problem)
@@ -120,7 +120,7 @@ def _tables(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Iter
     _schema(schema, path, mistakes)
     tables = {} if value is None else value
     if not isinstance(tables, Mapping):
-        mistakes.append(Mistake(path, f"must be a mapping of tables, not {told(value)}"))
+        mistakes.append(Mistake(path, f"must be a mapping of tables, not {value_text(value)}"))
         return
     for name in sorted(tables, key=str):
         if isinstance(name, str):
@@ -129,7 +129,7 @@ def _tables(schema: str, value: Any, path: str, mistakes: list[Mistake]) -> Iter
                 mistakes.append(Mistake(child(path, name), problem))
             yield name, tables[name], child(path, name)
         else:
-            mistakes.append(Mistake(child(path, str(name)), f"a name must be a string, not {told(name)} (quote it)"))
+            mistakes.append(Mistake(child(path, str(name)), f"a name must be a string, not {value_text(name)} (quote it)"))
 
 
 # Tables that find their tenant by a foreign key

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.document import Node, child, text_problem, told
+from ..core.document import Node, child, text_problem, value_text
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.parameters import LIST_PARAMETERS, split_setting
 from .baseline import BASELINE
@@ -78,14 +78,14 @@ def _text(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Value | 
         items = []
         for position, item in enumerate(value):
             place = f"{path}[{position}]"
-            problem = _one_line(item) if isinstance(item, str) else f"must be a string, not {told(item)} (quote it)"
+            problem = _one_line(item) if isinstance(item, str) else f"must be a string, not {value_text(item)} (quote it)"
             if problem:
                 mistakes.append(Mistake(place, problem))
             else:
                 items.append(str(item))
         return tuple(items)
     if not isinstance(value, str):
-        mistakes.append(Mistake(path, f"must be a string, a number, a boolean or a list, not {told(value)}"))
+        mistakes.append(Mistake(path, f"must be a string, a number, a boolean or a list, not {value_text(value)}"))
         return None
     problem = _one_line(value)
     if problem:
@@ -116,7 +116,7 @@ def _sound(wanted: Setting, state: State, mistakes: list[Mistake]) -> bool:
     try:
         canonical(definition, wanted.value)
     except ValueRefusedError as problem:
-        mistakes.append(Mistake(wanted.path, f"{wanted.name} {problem}, not {told(as_text(wanted.name, wanted.value))}"))
+        mistakes.append(Mistake(wanted.path, f"{wanted.name} {problem}, not {value_text(as_text(wanted.name, wanted.value))}"))
         return False
     missing = missing_libraries(wanted, state)
     if missing:
