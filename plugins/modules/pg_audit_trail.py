@@ -25,6 +25,9 @@ description:
 extends_documentation_fragment:
   - bulwark.postgresql.login
   - bulwark.postgresql.login.attributes
+  - bulwark.postgresql.policy
+  - bulwark.postgresql.policy.expected
+  - bulwark.postgresql.policy.patience
 options:
   databases:
     description:
@@ -75,28 +78,6 @@ options:
       - Otherwise it is one transaction a database.
     type: bool
     default: false
-  lock_timeout:
-    description: How many milliseconds a statement may wait for a lock.
-    type: int
-    default: 5000
-  lock_retries:
-    description: How often a transaction that got no lock is tried again, with growing pauses.
-    type: int
-    default: 5
-  expected_roles:
-    description: Roles that count as there already, for a check mode in which an earlier task would create them.
-    type: list
-    elements: str
-    default: []
-  expected_databases:
-    description: As O(expected_roles), for databases.
-    type: list
-    elements: str
-    default: []
-  path_prefix:
-    description: Put before the path of each mistake in an error message, so that it names the user's own variable.
-    type: str
-    default: ""
 seealso:
   - module: bulwark.postgresql.pg_row_security
   - module: bulwark.postgresql.pg_access
@@ -183,7 +164,14 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.converge import Convergence, Options
 from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.model import Log
 from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.policy import read_policy
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import PATIENCE_OPTIONS, Proposal, outcome, patience_of, run
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.module import (
+    EXPECTED_OPTIONS,
+    PATIENCE_OPTIONS,
+    Proposal,
+    outcome,
+    patience_of,
+    run,
+)
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -195,8 +183,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "dict", "required": True},
     **{name: {"type": type(value).__name__, "default": value} for name, value in asdict(Log()).items()},
     "per_table": {"type": "bool", "default": False},
-    "expected_roles": {"type": "list", "elements": "str", "default": []},
-    "expected_databases": {"type": "list", "elements": "str", "default": []},
+    **EXPECTED_OPTIONS,
     **PATIENCE_OPTIONS,
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.plan import Change, Plan
+from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, joined, keywords, listed, literal
 from .model import ROW, STATEMENT, Table, Trigger
 from .reading import views_of
@@ -102,35 +102,40 @@ def _of_table(database: str, log: Log, table: Table, wanted: Sequence[Trigger]) 
     about = f"table {table.label}"
     name = identifier(table.schema, table.name)
 
-    def change(description: str, *statements: Any) -> Change:
-        return Change(about, f"{about}  {description}", joined("; ", statements), database)
+    def change(effect: Effect, description: str, *statements: Any) -> Change:
+        return Change(about, f"{about}  {description}", joined("; ", statements), database, effect)
 
     names = {trigger.name for trigger in wanted}
     # What PostgreSQL has made for a partition goes and comes with the trigger of its parent.
     gone = [trigger for trigger in table.triggers if trigger.name not in names and not trigger.clone]
     if gone:
         what = "-audit" if len(gone) == len(table.triggers) else f"-trigger {', '.join(trigger.name for trigger in gone)}"
-        yield change(what, *(_drop(name, trigger) for trigger in gone))
+        yield change(Effect.DROP, what, *(_drop(name, trigger) for trigger in gone))
     missing = [trigger for trigger in wanted if trigger.name not in there and not trigger.clone]
     if missing:
         kind = "for each row" if any(trigger.kind & _EACH_ROW for trigger in wanted) else "for each statement"
         events = ", ".join(trigger.name[len(PREFIX) :].upper() for trigger in missing)
         what = f"+audit {kind}" if len(missing) == len(wanted) else f"+audit of {events}"
-        yield change(what, *(statement for trigger in missing for statement in _make(log, name, trigger)))
+        yield change(Effect.CREATE, what, *(statement for trigger in missing for statement in _make(log, name, trigger)))
     for trigger in wanted:
         found = there.get(trigger.name)
         if found is None or found == trigger:
             continue
         if trigger.clone and found.clone and found.enabled != trigger.enabled:
-            yield change(f"trigger {trigger.name} was {_state(found)}", _enable(name, trigger))
+            yield change(Effect.ALTER, f"trigger {trigger.name} was {_state(found)}", _enable(name, trigger))
         elif trigger.clone:
             if not found.clone:
-                yield change(f"-trigger {trigger.name}, which is not that of its parent", _drop(name, found))
+                yield change(Effect.DROP, f"-trigger {trigger.name}, which is not that of its parent", _drop(name, found))
         elif _only_disabled(found, trigger):
-            yield change(f"trigger {trigger.name} was {_state(found)}", _enable(name, trigger))
+            yield change(Effect.ALTER, f"trigger {trigger.name} was {_state(found)}", _enable(name, trigger))
         else:
             # That of a parent goes with it, before this.
-            yield change(f"trigger {trigger.name} is another", *([] if found.clone else [_drop(name, found)]), *_make(log, name, trigger))
+            yield change(
+                Effect.ALTER,
+                f"trigger {trigger.name} is another",
+                *([] if found.clone else [_drop(name, found)]),
+                *_make(log, name, trigger),
+            )
 
 
 def _state(trigger: Trigger) -> str:

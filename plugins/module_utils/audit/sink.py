@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from ..core.plan import Change, Plan
+from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, joined, keywords, literal, quoted_name, quoted_text, role
 from .model import Trigger
 from .partitions import APPEND_ONLY, DEFAULT, expired, first_day, missing_months, partition_functions, partition_name
 from .reading import reading_functions
+from .seals import SEALS, seal_functions
 from .source import ENTRIES, HASH_KEY, REFUSE, refusing_function
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "new_values": "json",
     },
     HASH_KEY: {"secret": "bytea NOT NULL"},
+    SEALS: {
+        "id": "bigint NOT NULL",
+        "sealed_at": "timestamp with time zone NOT NULL",
+        "kind": "text NOT NULL",
+        "end_transaction": "xid8 NOT NULL",
+        "records": "bigint NOT NULL",
+        "ids": "bigint[] NOT NULL",
+        "digests": "bytea[] NOT NULL",
+        "head": "bytea NOT NULL",
+    },
 }
 _PARTITIONED = frozenset({ENTRIES})
 _IDENTITY = " GENERATED ALWAYS AS IDENTITY"
@@ -60,6 +71,7 @@ _SECRET = (
 )
 # Name -> what the index is on.
 _INDEXES = {
+    "entries_transaction": "(transaction_id)",
     "entries_changed_at": "USING brin (changed_at)",
     "entries_record": "(table_name, record_id)",
     "entries_new_record": "(table_name, new_record_id) WHERE new_record_id IS NOT NULL",
@@ -71,7 +83,7 @@ def owner_plan(log: Log, roles: Mapping[str, RoleFacts]) -> Plan:
     if log.owner in roles:
         return Plan()
     about = f"role {log.owner}"
-    return Plan((Change(about, f"+{about} (NOLOGIN)", compose("CREATE ROLE {} NOLOGIN", identifier(log.owner))),))
+    return Plan((Change(about, f"+{about} (NOLOGIN)", compose("CREATE ROLE {} NOLOGIN", identifier(log.owner)), effect=Effect.CREATE),))
 
 
 def plan_retention(database: Database, log: Log, sink: Sink, only: str | None = None, rows: int | None = None) -> Plan:
@@ -84,12 +96,13 @@ def plan_retention(database: Database, log: Log, sink: Sink, only: str | None = 
         check = compose("DO {}", literal(_COUNT.format(table=quoted_name(log.schema, part.name), rows=rows)))
         statements = [
             *([] if rows is None else [check]),
+            compose("SELECT {}({})", identifier(log.schema, "seal_drop"), literal(part.name)),
             compose("ALTER TABLE {} DETACH PARTITION {}", identifier(log.schema, ENTRIES), table),
             compose("DROP TABLE {}", table),
         ]
         about = f"schema {log.schema}"
         what = f"{about}  -partition {part.name} (written to {database.retention.directory} first)"
-        changes.append(Change(about, what, joined("; ", statements), database.name))
+        changes.append(Change(about, what, joined("; ", statements), database.name, Effect.DROP))
     return Plan(tuple(changes))
 
 
@@ -105,7 +118,8 @@ class SinkPlan:
         self._log = log
         self._sink = sink
         self._functions = {
-            function.name: function for function in (refusing_function(), *reading_functions(log), *partition_functions(log), *functions)
+            function.name: function
+            for function in (refusing_function(), *reading_functions(log), *partition_functions(log), *seal_functions(log), *functions)
         }
         self._views = {view.name: view for view in views}
         self._about = f"schema {log.schema}"
@@ -120,13 +134,16 @@ class SinkPlan:
         functions = sorted(name for name, each in self._sink.functions.items() if each.trigger and name not in self._functions)
         views = sorted(name for name, each in self._sink.relations.items() if each.kind == "v" and name not in self._views)
         changes = [
-            self._change(f"-function {name}", compose("DROP FUNCTION {}()", identifier(self._log.schema, name))) for name in functions
+            self._change(Effect.DROP, f"-function {name}", compose("DROP FUNCTION {}()", identifier(self._log.schema, name)))
+            for name in functions
         ]
-        changes += [self._change(f"-view {name}", compose("DROP VIEW {}", identifier(self._log.schema, name))) for name in views]
+        changes += [
+            self._change(Effect.DROP, f"-view {name}", compose("DROP VIEW {}", identifier(self._log.schema, name))) for name in views
+        ]
         return Plan(tuple(changes))
 
-    def _change(self, description: str, *statements: Any) -> Change:
-        return Change(self._about, f"{self._about}  {description}", joined("; ", statements), self._database.name)
+    def _change(self, effect: Effect, description: str, *statements: Any) -> Change:
+        return Change(self._about, f"{self._about}  {description}", joined("; ", statements), self._database.name, effect)
 
     def _as_owner(self, *statements: Any) -> list[Any]:
         """Statements by the owner, so that nobody's default privileges come into it."""
@@ -135,9 +152,13 @@ class SinkPlan:
     def _schema(self) -> Iterator[Change]:
         name, owner = identifier(self._log.schema), identifier(self._log.owner)
         if self._sink.owner is None:
-            yield self._change(f"+schema, owned by {self._log.owner}", compose("CREATE SCHEMA {} AUTHORIZATION {}", name, owner))
+            yield self._change(
+                Effect.CREATE, f"+schema, owned by {self._log.owner}", compose("CREATE SCHEMA {} AUTHORIZATION {}", name, owner)
+            )
         elif self._sink.owner != self._log.owner:
-            yield self._change(f"owner {self._sink.owner} -> {self._log.owner}", compose("ALTER SCHEMA {} OWNER TO {}", name, owner))
+            yield self._change(
+                Effect.ALTER, f"owner {self._sink.owner} -> {self._log.owner}", compose("ALTER SCHEMA {} OWNER TO {}", name, owner)
+            )
 
     def _tables(self) -> Iterator[Change]:
         for name, columns in _TABLES.items():
@@ -148,7 +169,7 @@ class SinkPlan:
             listed = joined(
                 ", ",
                 [
-                    compose("{} {}", identifier(column), keywords(kind + (_IDENTITY if column == "id" else "")))
+                    compose("{} {}", identifier(column), keywords(kind + (_IDENTITY if name == ENTRIES and column == "id" else "")))
                     for column, kind in columns.items()
                 ],
             )
@@ -156,30 +177,30 @@ class SinkPlan:
             statements = [compose("CREATE TABLE {} ({}){}", table, listed, keywords(tail))]
             if name == HASH_KEY:
                 statements.append(compose(_SECRET, table=table))
-            yield self._change(f"+table {name}", *self._as_owner(*statements))
+            yield self._change(Effect.CREATE, f"+table {name}", *self._as_owner(*statements))
         for relation in self._sink.relations.values():
             if relation.parent == ENTRIES and relation.kind == "r":
                 yield from self._owned(relation)
         entries = identifier(self._log.schema, ENTRIES)
         if DEFAULT not in self._sink.relations:
             statement = compose("CREATE TABLE {} PARTITION OF {} DEFAULT", identifier(self._log.schema, DEFAULT), entries)
-            yield self._change(f"+partition {DEFAULT}", *self._as_owner(statement))
+            yield self._change(Effect.CREATE, f"+partition {DEFAULT}", *self._as_owner(statement))
         for name, on in _INDEXES.items():
             if name not in self._sink.relations:
                 statement = compose("CREATE INDEX {} ON {} {}", identifier(name), entries, keywords(on))
-                yield self._change(f"+index {name}", *self._as_owner(statement))
+                yield self._change(Effect.CREATE, f"+index {name}", *self._as_owner(statement))
 
     def _partitions(self) -> Iterator[Change]:
         for month in missing_months(self._log, self._sink):
             statement = compose("SELECT {}({})", identifier(self._log.schema, "make_partition"), literal(first_day(month)))
             late = " (its records are in the default partition)" if month in self._sink.default_months else ""
-            yield self._change(f"+partition {partition_name(month)}{late}", statement)
+            yield self._change(Effect.CREATE, f"+partition {partition_name(month)}{late}", statement)
 
     def _owned(self, relation: Relation) -> Iterator[Change]:
         if relation.owner != self._log.owner:
             kind = keywords("VIEW" if relation.kind == "v" else "TABLE")
             statement = compose("ALTER {} {} OWNER TO {}", kind, identifier(self._log.schema, relation.name), identifier(self._log.owner))
-            yield self._change(f"{relation.name}: owner {relation.owner} -> {self._log.owner}", statement)
+            yield self._change(Effect.ALTER, f"{relation.name}: owner {relation.owner} -> {self._log.owner}", statement)
 
     def _made_functions(self) -> Iterator[Change]:
         for name, function in sorted(self._functions.items()):
@@ -205,7 +226,7 @@ class SinkPlan:
         # Whoever may execute it could make it write records of a table of his own.
         close = compose("REVOKE ALL ON FUNCTION {} FROM PUBLIC", signature)
         if there is None:
-            yield self._change(f"+function {function.name}", *self._as_owner(make, close))
+            yield self._change(Effect.CREATE, f"+function {function.name}", *self._as_owner(make, close))
             return
         before = compose("{}({})", name, keywords(there.arguments))
         first = []
@@ -213,12 +234,12 @@ class SinkPlan:
             first = [compose("DROP FUNCTION {}", before)]
         elif there.owner != self._log.owner:
             first = [compose("ALTER FUNCTION {} OWNER TO {}", before, identifier(self._log.owner))]
-        yield self._change(f"function {function.name} is another", *first, *self._as_owner(make, close))
+        yield self._change(Effect.ALTER, f"function {function.name} is another", *first, *self._as_owner(make, close))
 
     def _protection(self) -> Iterator[Change]:
         """Keeps rows from being changed or removed, in each partition, too: a statement on one does not fire the trigger of its parent."""
         partitions = [name for name, each in self._sink.relations.items() if each.parent == ENTRIES and each.kind == "r"]
-        for name in (ENTRIES, HASH_KEY, *sorted({DEFAULT, *partitions})):
+        for name in (ENTRIES, HASH_KEY, SEALS, *sorted({DEFAULT, *partitions})):
             there = self._sink.relations.get(name)
             found = {trigger.name: trigger for trigger in there.triggers} if there else {}
             if found.get(APPEND_ONLY) == Trigger(APPEND_ONLY, REFUSE, _BEFORE_ANY):
@@ -236,7 +257,9 @@ class SinkPlan:
             ]
             word = "is another" if APPEND_ONLY in found else "+"
             yield self._change(
-                f"{name}: trigger {APPEND_ONLY} {word}" if found else f"{name}: +trigger {APPEND_ONLY}", *self._as_owner(*statements)
+                Effect.ALTER,
+                f"{name}: trigger {APPEND_ONLY} {word}" if found else f"{name}: +trigger {APPEND_ONLY}",
+                *self._as_owner(*statements),
             )
 
     def _made_views(self) -> Iterator[Change]:
@@ -250,7 +273,9 @@ class SinkPlan:
             # A filter by tenant comes before every condition of whoever reads.
             statements.append(compose("CREATE VIEW {} WITH (security_barrier) AS {}", name, keywords(view.query)))
             statements.append(compose("DO {}", literal(_comment(view, self._log.schema))))
-            yield self._change(f"+view {view.name}" if there is None else f"view {view.name} is another", *self._as_owner(*statements))
+            yield self._change(
+                Effect.CREATE, f"+view {view.name}" if there is None else f"view {view.name} is another", *self._as_owner(*statements)
+            )
 
     def _remade(self, view: View) -> bool:
         """Whether the plan makes the view anew."""
@@ -300,11 +325,11 @@ class SinkPlan:
             words, option = (" WITH GRANT OPTION", "GRANT OPTION FOR ") if right else ("", "")
             statement = compose("REVOKE {}{} ON {} FROM {} CASCADE", keywords(option), keywords(privilege), target, role(grantee))
             grantor = self._log.owner if entry.grantor == owner else entry.grantor
-            yield self._change(f"{name}-{privilege}{words} of {grantee}", *_as(grantor, statement))
+            yield self._change(Effect.REVOKE, f"{name}-{privilege}{words} of {grantee}", *_as(grantor, statement))
         for grantee in grantees:
             if (grantee, wanted) not in held:
                 statement = compose("GRANT {} ON {} TO {}", keywords(wanted), target, role(grantee))
-                yield self._change(f"{name}+{wanted} to {grantee}", *self._as_owner(statement))
+                yield self._change(Effect.GRANT, f"{name}+{wanted} to {grantee}", *self._as_owner(statement))
 
 
 def _as(name: str, *statements: Any) -> list[Any]:
