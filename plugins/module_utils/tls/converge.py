@@ -15,15 +15,14 @@ from ..core.facts import read_facts
 from ..core.files import read_text, remove, write_text
 from ..core.install import Installation, Undo, install
 from ..core.plan import Change, Effect, Plan
+from .catalog import read_use
 from .generations import (
     AUTHORITIES,
     CERTIFICATE,
-    FILES,
     KEY,
     LINK,
     LISTS,
     STAGED,
-    Installed,
     add,
     discard,
     make_root,
@@ -34,7 +33,8 @@ from .generations import (
 )
 from .handshake import address_of, load_problem, shown_certificate
 from .material import der, fingerprint, fits
-from .policy import Policy, read_policy
+from .model import Installed, Place, Policy, Use
+from .policy import read_policy
 from .reconcile import Decision, decide
 
 if TYPE_CHECKING:
@@ -44,13 +44,6 @@ if TYPE_CHECKING:
     from ..core.facts import ClusterFacts
 
 _DIRECTORY = "bulwark_tls"
-
-_USE = """
-SELECT current_setting('ssl') = 'on', extract(epoch FROM pg_catalog.pg_conf_load_time())::float8,
- ARRAY[current_setting('ssl_cert_file'), current_setting('ssl_key_file'), current_setting('ssl_ca_file'), current_setting('ssl_crl_file')]
-"""
-
-
 _AS_BEFORE = "the previous certificate is in use"
 
 
@@ -66,31 +59,6 @@ class Switch:
         """Move the link."""
         switch(self.directory, self.name)
         return lambda _session: switch(self.directory, self.previous)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the files are.
-
-    owner: the server's account. former: the directory inside the data directory that had them, where it still exists.
-    """
-
-    directory: str
-    owner: tuple[int, int]
-    former: str | None
-
-
-@dataclass(frozen=True)
-class Use:
-    """What the server does with the files. on: it speaks TLS with our certificate. files: the ones of the link that its settings name.
-
-    here: these are files of the directory itself, not of the former one.
-    """
-
-    on: bool
-    loaded: float
-    files: frozenset[str]
-    here: bool
 
 
 @dataclass(frozen=True)
@@ -129,7 +97,7 @@ def plan(server: Server, options: Mapping[str, Any], path_prefix: str) -> Planne
     with server.connect() as database:
         facts = read_facts(database)
         place = _place(facts, options["directory"], mistakes)
-        use = _use(database, place)
+        use = read_use(database, place)
     moving = _moving(place)
     source = place.former if moving and place.former else place.directory
     policy = read_policy(options, source, mistakes)
@@ -200,15 +168,6 @@ def _moving(place: Place) -> bool:
     if place.former is None or read_installed(place.directory) is not None or os.path.exists(os.path.join(place.directory, STAGED)):
         return False
     return read_installed(place.former) is not None or os.path.exists(os.path.join(place.former, STAGED))
-
-
-def _use(database: Database, place: Place) -> Use:
-    on, loaded, paths = database.query(_USE)[0]
-    places = [each for each in (place.directory, place.former) if each]
-    ours = {os.path.join(each, LINK, file): file for each in places for file in FILES}
-    files = frozenset(ours[path] for path in paths if path in ours)
-    here = any(path.startswith(f"{place.directory}/") for path in paths if path in ours)
-    return Use(bool(on) and CERTIFICATE in files, float(loaded), files, here)
 
 
 def _stale(planned: Planned) -> bool:

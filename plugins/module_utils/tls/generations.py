@@ -13,11 +13,11 @@ import os
 import shutil
 import stat
 import tempfile
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.errors import BulwarkError
 from ..core.files import read_text, sync_directory
+from .model import Installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,16 +28,6 @@ LINK = "current"
 STAGED = "staged.key"  # a key that waits for its certificate
 _UNFINISHED = ".unfinished-"
 _KEPT = 2  # generations
-
-
-@dataclass(frozen=True)
-class Installed:
-    """The generation that the server uses. texts: of the files that are there. since: when the link was moved, in seconds."""
-
-    name: str
-    since: float
-    texts: Mapping[str, str] = field(repr=False)
-    key_problem: str | None = None
 
 
 def read_installed(directory: str) -> Installed | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from ..core.document import quoted
@@ -14,7 +13,8 @@ from ..core.errors import BulwarkError, Mistake
 from ..core.files import read_text
 from .checks import name_problem
 from .generations import STAGED, mode_problem
-from .material import Certificate, MaterialError, RevocationList, canonical_name, is_address, read_certificates, read_key, read_lists
+from .material import Certificate, MaterialError, canonical_name, read_certificates, read_key, read_lists
+from .model import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,33 +25,6 @@ _FILE_NAME = re.compile(r"[^./\0][^/\0]*")
 _LONGEST_COMMON_NAME = 64  # characters, by X.509
 
 Read = TypeVar("Read")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What is wanted. certificate: None keeps the installed one; else it and the intermediate ones after it.
-
-    key: the private key, None to use the installed one. key_file: where it was read. clients: name to certificate, None for one that is
-    to be made.
-    revoked: the serial numbers that the lists have to hold, None for whatever they do.
-    """
-
-    names: tuple[str, ...]
-    certificate: tuple[Certificate, ...] | None
-    authorities: tuple[Certificate, ...]
-    lists: tuple[RevocationList, ...]
-    issuer: Certificate | None
-    revoked: frozenset[int] | None
-    clients: Mapping[str, Certificate | None]
-    renew_before: int
-    key_file: str | None = None
-    key: Any = field(default=None, repr=False)
-    key_mistake: Mistake | None = None
-
-    @property
-    def alternative_names(self) -> list[str]:
-        """The names as a subjectAltName spells them."""
-        return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in self.names]
 
 
 def read_policy(options: Mapping[str, Any], directory: str, mistakes: list[Mistake]) -> Policy:

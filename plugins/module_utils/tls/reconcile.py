@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .checks import Client
-    from .generations import Installed
-    from .policy import Policy
+    from .model import Installed, Policy
 
 
 @dataclass(frozen=True)
