@@ -87,8 +87,8 @@ def _unknown_roles(policy: Policy, cluster: Cluster) -> Iterator[Mistake]:
     known = ({role.name for role in policy.roles} | set(cluster.roles)) - absent
     for path, name in _references(policy):
         if name not in known:
-            told = "is declared absent" if name in absent else "is neither in the policy nor on the server"
-            yield Mistake(path, f'role "{name}" {told}{nearest(name, known)}')
+            text = "is declared absent" if name in absent else "is neither in the policy nor on the server"
+            yield Mistake(path, f'role "{name}" {text}{nearest(name, known)}')
 
 
 def _known_encoding(name: str, encodings: Iterable[str]) -> bool:
@@ -161,9 +161,9 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
         elif holding.what == "policy":
             yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
         elif holding.database is not None and holding.database not in named:
-            told = "owns" if holding.what == "owns" else "holds privileges on"
+            text = "owns" if holding.what == "owns" else "holds privileges on"
             yield Mistake(
-                role.path, f"{told} {counted(holding.count)} in {place}; add that database to the policy (an empty entry is enough)"
+                role.path, f"{text} {counted(holding.count)} in {place}; add that database to the policy (an empty entry is enough)"
             )
 
 

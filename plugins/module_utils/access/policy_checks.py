@@ -31,9 +31,9 @@ def check_columns(grants: Iterable[Grant], mistakes: list[Mistake]) -> None:
             words = grant.privileges if ALL in other.privileges else grant.privileges & other.privileges
             tables = [name for name in grant.names or () if _covers(other, name)]
             if both and words and tables and (other.grant_option or not grant.grant_option):
-                told = f"{', '.join(map(quoted, both))} gets {', '.join(sorted(words))} on the whole of {', '.join(map(quoted, tables))}"
+                text = f"{', '.join(map(quoted, both))} gets {', '.join(sorted(words))} on the whole of {', '.join(map(quoted, tables))}"
                 mistakes.append(
-                    Mistake(grant.path, f"has no effect: {told} at {other.path}; leave the tables out there (except) or drop this entry")
+                    Mistake(grant.path, f"has no effect: {text} at {other.path}; leave the tables out there (except) or drop this entry")
                 )
 
 
@@ -54,5 +54,5 @@ def check_defaults(defaults: Iterable[DefaultGrant], mistakes: list[Mistake]) ->
             places.setdefault((default.database, default.schema, default.owner, default.type, grantee), default.path)
     for key in sorted(set(closing) & set(giving), key=str):
         *_place, owner, kind, grantee = key
-        told = f"gives {quoted(grantee)} nothing on the {kind.replace('_', ' ')} of {quoted(owner)}"
-        mistakes.append(Mistake(closing[key], f"{told}, and {giving[key]} gives something; keep one of them"))
+        text = f"gives {quoted(grantee)} nothing on the {kind.replace('_', ' ')} of {quoted(owner)}"
+        mistakes.append(Mistake(closing[key], f"{text}, and {giving[key]} gives something; keep one of them"))

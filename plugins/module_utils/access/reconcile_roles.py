@@ -85,11 +85,11 @@ def _attributes(role: Role, actual: Role | None) -> list[Change]:
         return []
     listed = st.compose("{}", _spaced(options))
     effect = Effect.ALTER if actual else Effect.CREATE
-    told = " ".join(words) if actual else f"created{' ' if words else ''}{' '.join(words)}"
+    text = " ".join(words) if actual else f"created{' ' if words else ''}{' '.join(words)}"
     return [
         Change(
             f"role {role.name}",
-            f"role {role.name}: {told}",
+            f"role {role.name}: {text}",
             st.compose("{} ROLE {}{}", st.keywords(effect.value), st.identifier(role.name), listed),
             effect=effect,
         )
@@ -121,11 +121,11 @@ def _password(role: Role, actual: Role | None, cluster: Cluster, iterations: int
         return []
     given = role.password if scram.is_verifier(role.password) else scram.verifier(role.password, iterations or cluster.scram_iterations)
     before = scram.kind(stored)
-    told = "password set" if before == "none" else f"password replaced (was {before})" if before != "scram" else "password changed"
+    text = "password set" if before == "none" else f"password replaced (was {before})" if before != "scram" else "password changed"
     return [
         Change(
             described,
-            f"{described}: {told}",
+            f"{described}: {text}",
             st.SecretStatement("ALTER ROLE {role} PASSWORD {secret}", st.Secret(given), role=st.identifier(role.name)),
         )
     ]
