@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 POLICY: dict[str, Any] = {"shop": {"tables": ["app"], "readers": ["auditor"]}}
-TAMPERINGS = 50
+TAMPERINGS = int(os.environ.get("BULWARK_TAMPERINGS", "50"))
 
 
 @pytest.fixture

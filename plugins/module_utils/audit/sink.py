@@ -63,7 +63,11 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     },
 }
 _PARTITIONED = frozenset({ENTRIES})
-_IDENTITY = " GENERATED ALWAYS AS IDENTITY"
+_MORE = {
+    (ENTRIES, "id"): " GENERATED ALWAYS AS IDENTITY",
+    (ENTRIES, "record_id"): ' COLLATE pg_catalog."C"',
+    (ENTRIES, "new_record_id"): ' COLLATE pg_catalog."C"',
+}
 _SECRET = (
     "INSERT INTO {table} SELECT pg_catalog.sha256(pg_catalog.convert_to("
     "pg_catalog.string_agg(pg_catalog.gen_random_uuid()::text, ''), 'UTF8'))"
@@ -73,8 +77,9 @@ _SECRET = (
 _INDEXES = {
     "entries_transaction": "(transaction_id)",
     "entries_changed_at": "USING brin (changed_at)",
-    "entries_record": "(table_name, record_id)",
-    "entries_new_record": "(table_name, new_record_id) WHERE new_record_id IS NOT NULL",
+    # Without the table: it would cost every record more than it saves a question.
+    "entries_record": "(record_id)",
+    "entries_new_record": "(new_record_id) WHERE new_record_id IS NOT NULL",
 }
 
 
@@ -168,10 +173,7 @@ class SinkPlan:
             table = identifier(self._log.schema, name)
             listed = joined(
                 ", ",
-                [
-                    compose("{} {}", identifier(column), keywords(kind + (_IDENTITY if name == ENTRIES and column == "id" else "")))
-                    for column, kind in columns.items()
-                ],
+                [compose("{} {}", identifier(column), keywords(kind + _MORE.get((name, column), ""))) for column, kind in columns.items()],
             )
             tail = " PARTITION BY RANGE (changed_at)" if name in _PARTITIONED else ""
             statements = [compose("CREATE TABLE {} ({}){}", table, listed, keywords(tail))]

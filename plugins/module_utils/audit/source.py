@@ -35,6 +35,8 @@ _HIDDEN_CHANGED = "*** (changed)"
 _ARGUMENTS = 100  # that a function takes
 
 SAFE_PATH = "search_path=pg_catalog, pg_temp"
+# Otherwise PostgreSQL may plan each statement anew, which takes as long as to execute it.
+_ONE_PLAN = "plan_cache_mode=force_generic_plan"
 # What the text of some types depends on. The log is read by sessions with other settings.
 _TEXT_SETTINGS = ("DateStyle=iso", "IntervalStyle=postgres", "bytea_output=hex", "extra_float_digits=1")
 
@@ -73,7 +75,7 @@ def refusing_function() -> Function:
 def recording_function(database: Database, table: Table, level: str, log: Log) -> Function:
     """The function that records the changes of a table. table: the one at the top, where it is partitioned."""
     body = _Body(database, table, level, log)
-    settings = (SAFE_PATH,) if all(column.plain for column in table.columns) else (*sorted(_TEXT_SETTINGS), SAFE_PATH)
+    settings = (SAFE_PATH, _ONE_PLAN) if all(column.plain for column in table.columns) else (*_TEXT_SETTINGS, SAFE_PATH, _ONE_PLAN)
     return Function(function_name(table), body.text(), settings, True)
 
 
