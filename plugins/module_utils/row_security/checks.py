@@ -19,7 +19,29 @@ if TYPE_CHECKING:
 
     from .model import Database, Parent, RoleFacts, Selection, Table, Tenancy, View
 
+# The oldest minor versions on which row-level security has been seen to hold against the leaks of OUTDATED.
+_MINORS = {14: 23, 15: 19, 16: 15, 17: 11, 18: 6}
+OUTDATED = (
+    "it may use the plan of another role's policies (CVE-2024-10976, CVE-2026-14666), and let ON CONFLICT DO UPDATE overwrite a row that a"
+    " view hides (CVE-2026-16237)"
+)
+
 _SHOWN = 5  # names that a note lists
+
+
+def standing_findings(database: Database, version: int) -> Iterator[Finding]:
+    """What holds for every tenancy, or for the server. version: as in server_version_num."""
+    tenancy = database.tenancy
+    if tenancy is None:
+        return
+    names = ", ".join(tenancy.roles)
+    message = f"every session may set it to any tenant: who runs SQL of his own as {names} is not fenced"
+    fix = "let the application alone log in as these roles, and set the tenant by SET LOCAL (docs/tenant_context.md)"
+    yield Finding("setting", "low", database.name, tenancy.setting, message, fix)
+    major, minor = divmod(version, 10000)
+    if minor < _MINORS.get(major, 0):
+        text = f"version {major}.{minor} of PostgreSQL is older than {major}.{_MINORS[major]}: {OUTDATED}"
+        yield Finding("server_version", "high", database.name, "server", text, "install the newest minor version")
 
 
 def role_mistakes(database: Database, roles: Mapping[str, RoleFacts], expected: Collection[str]) -> Iterator[Mistake]:

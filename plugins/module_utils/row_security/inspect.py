@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.catalog import PUBLIC
 from ..core.errors import BulwarkError, nearest
 from .catalog import read_roles, read_schemas, read_tables, read_views
-from .checks import open_tables, view_findings
+from .checks import open_tables, standing_findings, view_findings
 from .findings import SEVERITIES, find
 from .model import ALL, Database, RowPolicy, Table
 from .reconcile import isolated
@@ -69,7 +69,11 @@ def tenancy_findings(
         return []
     mine = [(table.schema, table.name) for table in isolated(declared, tables)]
     found = list(find(session, mine, tenancy.roles, tenancy.all_rows, tenancy.column))
-    found += [*view_findings(declared, tables, views, roles), *open_tables(declared, tables)]
+    found += [
+        *view_findings(declared, tables, views, roles),
+        *open_tables(declared, tables),
+        *standing_findings(declared, session.server_version),
+    ]
     return sorted(found, key=lambda each: (SEVERITIES.index(each.severity), each.code, each.object, each.message))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.checks import table_mistakes
+from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.checks import standing_findings, table_mistakes
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.expression import expression_problem
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.model import Column, Database, ForeignKey, RowPolicy, Selection, Table
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy
@@ -311,3 +311,24 @@ def test_checks_of_paths_and_contradictions() -> None:
 def test_the_name_of_an_index_fits(name: str, key: str) -> None:
     made = index_name(Table("app", name), (key,))
     assert len(made.encode("utf-8", "replace")) <= 63
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [
+        (140022, True),
+        (140023, False),
+        (150018, True),
+        (150019, False),
+        (160014, True),
+        (170010, True),
+        (170011, False),
+        (180004, True),
+        (180006, False),
+        (190000, False),
+    ],
+)
+def test_an_old_minor_version_is_found(version: int, old: bool) -> None:
+    (found,) = read_policy({"shop": {"tenancy": TENANCY}})
+    codes = [finding.code for finding in standing_findings(found, version)]
+    assert codes == (["setting", "server_version"] if old else ["setting"])
