@@ -30,11 +30,17 @@ import re
 import stat
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+try:
+    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+except ImportError:
+    CRYPTOGRAPHY_ERROR: str | None = traceback.format_exc()
+else:
+    CRYPTOGRAPHY_ERROR = None
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -277,6 +283,8 @@ class _Loaded:
 
 
 def _prepared(keys: Sequence[Key], stamp: tuple[int, ...] = ()) -> _Loaded:
+    if CRYPTOGRAPHY_ERROR is not None:
+        raise KeyringError("the Python package cryptography is not installed")
     readers = tuple((key, Fernet(key.secret)) for state in _READ_ORDER for key in keys if key.state == state and key.secret is not None)
     primary = next((fernet for key, fernet in readers if key.state == "primary"), None)
     return _Loaded(tuple(keys), readers, primary, MultiFernet([fernet for _key, fernet in readers]) if readers else None, stamp)
