@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,18 @@ COMMIT;
 LOCK_TIMEOUT = 200  # milliseconds
 
 
+def longest_waits(server: Server, until: subprocess.Popen[str], waits: list[float]) -> None:
+    """Note how long, in milliseconds, a client of pgbench has been waiting for a lock, until the program ends."""
+    with session(server, "bench") as connection, connection.cursor() as cursor:
+        while until.poll() is None:
+            cursor.execute(
+                "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)) * 1000, 0)::float8 FROM pg_locks l"
+                " JOIN pg_stat_activity a ON a.pid = l.pid WHERE a.usename = 'app_service' AND NOT l.granted AND l.locktype = 'relation'"
+            )
+            waits.append(cursor.fetchone()[0])
+            time.sleep(0.01)
+
+
 def test_no_transaction_of_pgbench_fails_or_waits_long(cluster: Server, tmp_path: Path) -> None:
     """Applied, taken away by hand and applied again, while four clients work."""
     execute(cluster, "CREATE DATABASE bench", "CREATE ROLE app_service LOGIN")
@@ -121,6 +134,9 @@ def test_no_transaction_of_pgbench_fails_or_waits_long(cluster: Server, tmp_path
     (tmp_path / "script.sql").write_text(SCRIPT, encoding="utf-8")
     command = [str(cluster.bindir / "pgbench"), "-n", "-c", "4", "-T", "6", "-l", "-f", "script.sql", "-h", str(cluster.host), "-p", str(cluster.port)]
     bench = subprocess.Popen([*command, "-U", "app_service", "bench"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    waits: list[float] = []
+    watcher = threading.Thread(target=longest_waits, args=(cluster, bench, waits))
+    watcher.start()
     time.sleep(0.5)
     rounds = 0
     while bench.poll() is None and rounds < 4:
@@ -132,12 +148,13 @@ def test_no_transaction_of_pgbench_fails_or_waits_long(cluster: Server, tmp_path
         for name in tables:
             execute(cluster, f"ALTER TABLE app.{name} NO FORCE ROW LEVEL SECURITY", db="bench")
     output, _nothing = bench.communicate(timeout=60)
+    watcher.join()
     assert bench.returncode == 0, output
     assert rounds >= 2
     assert "number of failed transactions: 0" in output or cluster.major < 15, output
-    latencies = [int(line.split()[2]) / 1000 for path in tmp_path.glob("pgbench_log*") for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(latencies) > 100
-    assert max(latencies) < 1000 + 3 * LOCK_TIMEOUT
+    assert sum(path.read_text(encoding="utf-8").count("\n") for path in tmp_path.glob("pgbench_log*")) > 100
+    # Nobody waits behind a lock for longer than whoever asks for it may; what is above is how long the server and this test take to look.
+    assert max(waits) < 1.5 * LOCK_TIMEOUT
 
 
 def test_dumps_stop_and_a_role_that_drops_what_it_owns_sees_no_more(cluster: Server) -> None:
