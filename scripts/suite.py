@@ -72,6 +72,7 @@ _DOMAINS = {
     "tls": ("pg_ssl",),
     "hba": ("pg_hba",),
     "row_security": ("pg_row_security",),
+    "encryption": ("pg_encryption", "fernet", "field_encryption"),
     "audit": ("pg_audit", "audit_workload"),
 }
 _HARMLESS = ("docs/", "changelogs/", "bench/", "molecule/", "demo/", "tests/unit/", "scripts/", "LICENSES/")
