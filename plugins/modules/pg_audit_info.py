@@ -70,8 +70,8 @@ databases:
       tables: [{table: app.orders, level: statement}]
       partitions: [entries_2026_11, entries_2026_12]
       size: 1810432
-      first: 2026-11-02 09:12:44.12+00
-      last: 2026-11-26 18:57:29.01+00
+      first: '2026-11-02 09:12:44.12+00'
+      last: '2026-11-26 18:57:29.01+00'
 findings:
   description: What gets around the logs. V(high), V(medium) or V(info), with its fix.
   returned: success

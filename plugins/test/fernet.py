@@ -1,4 +1,5 @@
 # SPDX-FileCopyrightText: The bulwark.postgresql authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tests for Fernet keys and tokens; each has its documentation in a file of its name."""
 

@@ -104,7 +104,7 @@ def test_every_kind_of_change_is_on_record(shop: Server) -> None:
         if shop.major >= 15:
             cursor.execute("MERGE INTO app.users u USING (SELECT 9 AS id) s ON u.id = s.id WHEN NOT MATCHED THEN INSERT VALUES (9, 'Merged', 'm')")
     shop.psql("COPY app.users FROM stdin;\n7\tCopied\tx@y\n\\.\n", db="shop", user="app_service")
-    found = [(action, record, new_record) for action, record, new_record in records(shop, "action, record_id, new_record_id")]
+    found = list(records(shop, "action, record_id, new_record_id"))
     merged = [("INSERT", "9", None)] if shop.major >= 15 else []
     assert found == [
         ("INSERT", "1", None),
@@ -238,7 +238,7 @@ def test_drift_is_in_the_plan_and_mended(shop: Server, change: str) -> None:
     with session(shop, "shop", "app_service") as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO app.users VALUES (1, 'a', 'b'); UPDATE app.users SET name = 'c'; DELETE FROM app.users")
         cursor.execute("INSERT INTO app.orders_2026 VALUES (1, '2026-05-05', 1); DELETE FROM app.orders_2026")
-    found = [(name, action) for name, action in records(shop, "table_name, action", f"id > {first}")]
+    found = list(records(shop, "table_name, action", f"id > {first}"))
     assert found == [*(("users", action) for action in ("INSERT", "UPDATE", "DELETE")), ("orders", "INSERT"), ("orders", "DELETE")]
 
 
@@ -452,7 +452,7 @@ def test_tables_that_statements_cannot_record_are_recorded_row_by_row(shop: Serv
         "INSERT INTO app.far VALUES (1, 2); UPDATE app.far SET n = 3; DELETE FROM app.far; INSERT INTO app.derived VALUES (1, 'm'); UPDATE app.base SET id = 2",
         db="shop",
     )
-    assert [(name, action) for name, action in records(shop, "table_name, action")] == [
+    assert list(records(shop, "table_name, action")) == [
         ("far", "INSERT"), ("far", "UPDATE"), ("far", "DELETE"), ("derived", "INSERT"), ("derived", "UPDATE"),
     ]  # fmt: skip
     assert records(shop, "new_values", "table_name = 'derived' AND action = 'UPDATE'") == [({"id": 2, "more": "m"},)]

@@ -14,7 +14,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from typing import IO, TYPE_CHECKING
+import threading
+from typing import IO, TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError
 from ..core.files import sync_directory, write_text
@@ -72,21 +73,45 @@ def export(session: Database, schema: str, partition: str, directory: str) -> in
 
 def _compress(session: Database, schema: str, partition: str, file: IO[bytes]) -> tuple[int, str]:
     """Copy the records in their order through zstd; returns how many there are and the digest of what they are before it."""
-    compressor = subprocess.Popen(["zstd", "-q", "-c"], stdin=subprocess.PIPE, stdout=file, stderr=subprocess.PIPE)
-    if compressor.stdin is None or compressor.stderr is None:
-        raise AssertionError("these are pipes")
-    sink = _Digesting(compressor.stdin)
     query = compose("COPY (SELECT * FROM {} ORDER BY id) TO STDOUT WITH (FORMAT csv, HEADER)", identifier(schema, partition))
-    try:
+    rows, digest = 0, ""
+    ends = os.pipe()
+    compressor = _Program(["zstd", "-q", "-c"], ends[0], stdin=ends[0], stdout=file)
+    with contextlib.suppress(BrokenPipeError), open(ends[1], "wb") as pipe:  # zstd says why it has stopped
+        sink = _Digesting(pipe)
         rows = session.copy_out(query, sink)
-    except BrokenPipeError:
-        rows = 0  # zstd says why
-    with contextlib.suppress(BrokenPipeError):
-        compressor.stdin.close()
-    complaint = compressor.stderr.read().decode(errors="replace").strip()
-    if compressor.wait() != 0:
+        digest = sink.digest.hexdigest()
+    complaint = compressor.wait()
+    if complaint is not None:
         raise BulwarkError(f"zstd could not write the records of {schema}.{partition}: {complaint}; nothing was dropped")
-    return rows, sink.digest.hexdigest()
+    return rows, digest
+
+
+class _Program:
+    """A program that runs beside this one, at the other end of a pipe, which is closed when it ends."""
+
+    def __init__(self, command: list[str], end: int, **streams: Any) -> None:
+        self._done: subprocess.CompletedProcess[bytes] | None = None
+
+        def work() -> None:
+            try:
+                self._done = subprocess.run(command, stderr=subprocess.PIPE, check=False, **streams)
+            finally:
+                os.close(end)
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def wait(self) -> str | None:
+        """None where it succeeded, else what it said."""
+        self._thread.join()
+        if self._done is None:
+            return "it could not be started"
+        return (
+            None
+            if self._done.returncode == 0
+            else self._done.stderr.decode(errors="replace").strip() or f"exit code {self._done.returncode}"
+        )
 
 
 class _Digesting:
@@ -104,13 +129,13 @@ class _Digesting:
 
 def _content_digest(path: str) -> str | None:
     """The digest of what a compressed file holds, None where it is no such file or damaged."""
-    reader = subprocess.Popen(["zstd", "-q", "-d", "-c", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    if reader.stdout is None:
-        raise AssertionError("this is a pipe")
     digest = hashlib.sha256()
-    for chunk in iter(lambda: reader.stdout.read(_CHUNK) if reader.stdout else b"", b""):
-        digest.update(chunk)
-    return digest.hexdigest() if reader.wait() == 0 else None
+    ends = os.pipe()
+    reader = _Program(["zstd", "-q", "-d", "-c", path], ends[1], stdout=ends[1])
+    with open(ends[0], "rb") as pipe:
+        for chunk in iter(lambda: pipe.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest() if reader.wait() is None else None
 
 
 def _file_digest(path: str) -> str:
