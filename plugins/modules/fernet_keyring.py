@@ -128,6 +128,7 @@ msg:
 """
 
 import contextlib
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -176,6 +177,8 @@ def permissions(module: AnsibleModule, old: Keys | None) -> bool:
     path, group = module.params["path"], module.params["group"]
     if old is None and module.check_mode:
         return False
+    if old is not None and os.stat(path).st_mode & 0o007:
+        module.warn(f"Every user of the host could read or write {path}: replace its keys")
     changed = module.set_owner_if_different(path, module.params["owner"], False)
     changed = module.set_group_if_different(path, group, changed)
     return bool(module.set_mode_if_different(path, module.params["mode"] or ("0640" if group else "0600"), changed))

@@ -159,7 +159,9 @@ def test_permissions(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
     path.chmod(0o666)
     assert keyring(path, check=True, group=group)["changed"] is True
-    assert keyring(path, group=group)["changed"] is True
+    repaired = keyring(path, group=group)
+    assert repaired["changed"] is True
+    assert "Every user of the host could read or write" in str(repaired["warnings"])
     unchanged(path, group=group)
     assert path.stat().st_mode & 0o777 == 0o640
     assert "value of mode must be one of" in refused(path, mode="0644")
