@@ -204,7 +204,12 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     plan = planned.whole
     count = sum(len(tables) for tables in planned.tables.values())
     summary = f"{plan.counted()}; {count} table{'s are' if count != 1 else ' is'} audited"
-    proposal = Proposal(plan, summary, lambda: convergence.apply(planned), planned.notes)
+
+    def run_command(command: list[str]) -> tuple[int, str]:
+        code, _output, error = module.run_command(command, cwd="/")
+        return code, error
+
+    proposal = Proposal(plan, summary, lambda: convergence.apply(planned, run_command), planned.notes)
     tables = {name: [_shown(each) for each in found] for name, found in planned.tables.items()}
     return {**outcome(module, server, proposal), "tables": tables}
 

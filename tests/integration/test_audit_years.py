@@ -174,7 +174,7 @@ def test_what_cannot_be_written_is_not_dropped(shop: Server, public_path: Path, 
     # A full disk, and a zstd that fails: programs in its place, since neither can be had here otherwise.
     programs = public_path / "bin"
     programs.mkdir()
-    for name, script in {"full": "cat > /dev/null; echo 'zstd: error 70: No space left on device' >&2; exit 70", "lost": "cat > /dev/null"}.items():
+    for name, script in {"full": "echo 'zstd: error 70: No space left on device' >&2; exit 70", "lost": 'for last; do :; done; cp "$last" "$4"'}.items():
         (programs / "zstd").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (programs / "zstd").chmod(0o755)
         with monkeypatch.context() as patched:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..core.database import Server
     from .model import Database, Log, Partition, RoleFacts
     from .reconcile import Audited
+    from .retention import RunCommand
 
 _DATABASES = "SELECT datname, datallowconn FROM pg_catalog.pg_database"
 
@@ -110,7 +111,7 @@ class Convergence:
             check_directory(database.retention.directory)
         return reconcile(database, self._log, found, sink), plan_retention(database, self._log, sink)
 
-    def apply(self, planned: Planned) -> int:
+    def apply(self, planned: Planned, run_command: RunCommand) -> int:
         """Execute the plan; returns the number of retries. What a failure leaves undone is in the error."""
         retries = 0
         done: list[str] = []
@@ -125,10 +126,10 @@ class Convergence:
                 if whole or old:
                     with self._server.connect(database.name) as session:
                         retries += self._apply(session, database, whole, done) if whole else 0
-                        retries += self._retire(session, database, done) if old else 0
+                        retries += self._retire(session, database, done, run_command) if old else 0
         return retries
 
-    def _retire(self, session: Session, database: Database, done: list[str]) -> int:
+    def _retire(self, session: Session, database: Database, done: list[str], run_command: RunCommand) -> int:
         """Export and drop what retention lets go, a partition at a time."""
         retries = 0
         with session.reading():
@@ -136,7 +137,7 @@ class Convergence:
         for part in old:
             if database.retention is None:
                 raise AssertionError("nothing expires without a retention")
-            rows = export(session, self._log.schema, part.name, database.retention.directory)
+            rows = export(session, self._log.schema, part.name, database.retention.directory, run_command)
 
             def left(part: Partition = part, rows: int = rows) -> Plan:
                 return plan_retention(database, self._log, read_sink(session, self._log.schema), part.name, rows)
