@@ -259,8 +259,8 @@ def test_writers_and_several_jobs_at_once(shop: Server) -> None:
     heads = sealed(shop)
     result = verified(shop, heads)
     assert (result["problems"], result["verified"]["shop"]["unsealed"]) == ([], 0)
-    assert result["verified"]["shop"]["seals"] > 5
-    assert value(shop, "SELECT count(*) FROM audit.entries", db="shop") == result["verified"]["shop"]["sealed"] > 100
+    assert result["verified"]["shop"]["seals"] > 1
+    assert value(shop, "SELECT count(*) FROM audit.entries", db="shop") == result["verified"]["shop"]["sealed"] > 20
 
 
 @pytest.mark.oldest_and_newest
@@ -309,7 +309,7 @@ def test_a_server_that_is_killed_loses_nothing_of_the_log(mine: Server) -> None:
         rows = query(mine, "SELECT id, v FROM app.t ORDER BY id", db="shop")
         log = "SELECT DISTINCT ON (record_id) record_id::int, new_values->>'v' FROM audit.audit_log ORDER BY record_id, id DESC"
         assert sorted(query(mine, log, db="shop")) == rows
-        assert len(rows) > 10
+        assert len(rows) > 2
         assert verified(mine, sealed(mine))["problems"] == []
 
 

@@ -154,7 +154,7 @@ def test_no_transaction_of_pgbench_fails_or_waits_long(cluster: Server, tmp_path
     assert "number of failed transactions: 0" in output or cluster.major < 15, output
     assert sum(path.read_text(encoding="utf-8").count("\n") for path in tmp_path.glob("pgbench_log*")) > 100
     # Nobody waits behind a lock for longer than whoever asks for it may; what is above is how long the server and this test take to look.
-    assert max(waits) < 1.5 * LOCK_TIMEOUT
+    assert max(waits) < 2.5 * LOCK_TIMEOUT
 
 
 def test_dumps_stop_and_a_role_that_drops_what_it_owns_sees_no_more(cluster: Server) -> None:
