@@ -8,8 +8,10 @@ import re
 
 MAX_BYTES = 63  # NAMEDATALEN - 1 in every ordinary build
 
-# "work_mem" or "extension.parameter", as PostgreSQL's valid_custom_variable_name() has it.
-_PARAMETER = re.compile(r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*(\.[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)*")
+# "work_mem" or "extension.parameter", as PostgreSQL's valid_custom_variable_name() has it: a letter, "_" or any character that is not
+# ASCII, then digits and "$" as well. By what is not allowed, since classes up to the last code point take 14 ms to compile.
+_PART = r"[^\x00-@\[-^`{-\x7f][^\x00-#%-/:-@\[-^`{-\x7f]*"
+_PARAMETER = re.compile(rf"{_PART}(\.{_PART})*")
 
 
 def name_problem(name: str) -> str | None:

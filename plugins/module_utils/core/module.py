@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.urls import open_url
 
 from .database import PSYCOPG2_ERROR, Server, connection_parameters
 from .errors import BulwarkError, PolicyError
@@ -55,6 +54,8 @@ PATRONI_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 def patroni_of(params: Mapping[str, Any]) -> Patroni:
     """Patroni's REST interface, from the options above."""
+    from ansible.module_utils.urls import open_url  # here: it takes 50 ms, and few runs ask Patroni
+
     login = {"user": params["patroni_user"], "password": params["patroni_password"]}
     return Patroni(open_url, params["patroni_url"], ca_cert=params["patroni_ca_cert"], **login)
 

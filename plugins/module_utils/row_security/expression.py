@@ -14,7 +14,7 @@ _PIECES = re.compile(
     r"""(?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')
     |(?P<text>'(?:[^']|'')*')
     |(?P<name>"(?:[^"]|"")*")
-    |(?P<dollar>\$(?P<tag>[A-Za-z_\x80-\U0010ffff]*)\$.*?\$(?P=tag)\$)
+    |(?P<dollar>\$(?P<tag>[^\x00-@\[-^`{-\x7f]*)\$.*?\$(?P=tag)\$)
     |(?P<comment>--|/\*)
     |(?P<open>[(\[])|(?P<close>[)\]])|(?P<end>;)|(?P<quote>['"])""",
     re.DOTALL | re.VERBOSE,
