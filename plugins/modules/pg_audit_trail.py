@@ -43,6 +43,8 @@ options:
         tenant in context.
       - C(changed_columns_only) set to V(true) stores of an UPDATE the columns that it changed, and not whole rows.
       - C(skip_unchanged) set to V(true) stores nothing for a row in which an UPDATE changes nothing.
+      - C(new_tables) set to V(true) makes an event trigger that has tables which C(tables) selects recorded from their creation on. It
+        needs a superuser.
       - C(retention) is a dictionary with C(months), how many whole months are kept beside the current one, and C(directory), an absolute
         path on the host that runs the module. Older partitions are written there, as CSV compressed by C(zstd) with its SHA-256 beside it,
         read back, and only then dropped. By default everything is kept.

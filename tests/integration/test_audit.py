@@ -608,3 +608,111 @@ def test_an_owner_that_can_log_in_is_refused(shop: Server) -> None:
     applied(shop)
     execute(shop, "GRANT audit_owner TO migration_user")
     assert any("migration_user can become audit_owner" in str(warning) for warning in run(shop)["warnings"])
+
+
+# New tables
+
+
+NEW_TABLES = {"shop": {**POLICY["shop"], "tables": {"app": {"except": ["sessions", "odd_*"]}, "other": {"tables": ["t_*"]}}, "new_tables": True}}
+
+
+@pytest.fixture
+def covered(shop: Server) -> Server:
+    """A database in which new tables are recorded from their creation on."""
+    execute(shop, "CREATE SCHEMA other", "CREATE TABLE other.t_1 (id int)", "GRANT CREATE ON DATABASE shop TO migration_user", db="shop")
+    applied(shop, NEW_TABLES)
+    unchanged(shop, NEW_TABLES)
+    return shop
+
+
+def test_a_new_table_is_recorded_from_its_creation_to_the_next_run_and_after_it(covered: Server) -> None:
+    migration = "CREATE TABLE app.notes (a int, b text, ssn text, PRIMARY KEY (a, b))"
+    changes = (
+        "INSERT INTO app.notes VALUES (1, 'x', 's'), (2, 'y', NULL)",
+        "UPDATE app.notes SET b = b || '!' WHERE a = 1",
+        "DELETE FROM app.notes WHERE a = 2",
+        "TRUNCATE app.notes",
+    )
+    execute(covered, migration, *changes, db="shop", user="migration_user")
+    seen = records(covered, where="table_name = 'notes'")
+    assert seen == [
+        ("notes", "INSERT", '["1", "x"]', None, {"a": 1, "b": "x", "ssn": "***"}),
+        ("notes", "INSERT", '["2", "y"]', None, {"a": 2, "b": "y", "ssn": "***"}),
+        ("notes", "UPDATE", '["1", "x"]', {"a": 1, "b": "x", "ssn": "***"}, {"a": 1, "b": "x!", "ssn": "***"}),
+        ("notes", "DELETE", '["2", "y"]', {"a": 2, "b": "y", "ssn": "***"}, None),
+        ("notes", "TRUNCATE", None, None, None),
+    ]
+    assert "table app.notes" in applied(covered, NEW_TABLES)["diff"]["prepared"]
+    unchanged(covered, NEW_TABLES)
+    execute(covered, *changes, db="shop", user="migration_user")
+    assert [record[:3] for record in records(covered, where="table_name = 'notes'")][5:] == [record[:3] for record in seen]
+
+
+@pytest.mark.parametrize(
+    ("statement", "table", "expected"),
+    [
+        ("CREATE TABLE app.sessions_2 AS SELECT 1 AS id", "app.sessions_2", True),
+        ("SELECT 1 AS id INTO app.selected", "app.selected", True),
+        ("CREATE TABLE other.t_x (id int)", "other.t_x", True),
+        ("CREATE TABLE other.x_t (id int)", "other.x_t", False),
+        ("CREATE TABLE app.odd_1 (id int)", "app.odd_1", False),
+        ("CREATE TEMP TABLE t_1 (id int)", "t_1", False),
+        ('CREATE TABLE app."A ""b"" %s" (id int)', 'app."A ""b"" %s"', True),
+        ("CREATE TABLE app.child () INHERITS (app.users)", "app.child", True),
+    ],
+)
+def test_a_new_table_is_covered_where_the_policy_selects_it(covered: Server, statement: str, table: str, expected: bool) -> None:
+    execute(covered, statement, f"INSERT INTO {table} (id) VALUES (7)", db="shop")
+    found = records(covered, "table_name, new_values ->> 'id'")
+    assert (len(found) == 1 and found[0][1] == "7") is expected, found
+
+
+def test_a_new_partition_is_recorded_when_it_is_written_directly(covered: Server) -> None:
+    execute(
+        covered,
+        "CREATE TABLE app.orders_2027 PARTITION OF app.orders FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+        "INSERT INTO app.orders_2027 VALUES (1, '2027-02-01', 1)",
+        "INSERT INTO app.orders VALUES (2, '2027-02-01', 1)",
+        db="shop",
+    )
+    assert [record[0] for record in records(covered, "table_name")] == ["orders", "orders"]
+    applied(covered, NEW_TABLES)
+    unchanged(covered, NEW_TABLES)
+
+
+def test_a_schema_with_its_tables_is_covered(covered: Server) -> None:
+    execute(covered, "DROP SCHEMA other CASCADE", "CREATE SCHEMA other CREATE TABLE t_2 (id int)", "INSERT INTO other.t_2 VALUES (1)", db="shop")
+    assert len(records(covered)) == 1
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        "DROP EVENT TRIGGER audit_new_tables",
+        "ALTER EVENT TRIGGER audit_new_tables DISABLE",
+        "ALTER FUNCTION audit.cover_new_tables() OWNER TO migration_user",
+        "CREATE OR REPLACE FUNCTION audit.cover_new_tables() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    ],
+)
+def test_drift_of_the_event_trigger_is_mended(covered: Server, drift: str) -> None:
+    execute(covered, drift, db="shop")
+    assert applied(covered, NEW_TABLES)["changed"]
+    unchanged(covered, NEW_TABLES)
+    execute(covered, "CREATE TABLE app.late (id int)", "INSERT INTO app.late VALUES (1)", db="shop")
+    assert len(records(covered)) == 1
+
+
+@pytest.mark.parametrize("per_table", [False, True])
+def test_without_new_tables_nothing_of_it_stays(covered: Server, per_table: bool) -> None:
+    execute(covered, "CREATE TABLE app.late (id int)", db="shop")
+    without = {"shop": {**NEW_TABLES["shop"], "new_tables": False}}
+    applied(covered, without, per_table=per_table)
+    unchanged(covered, without)
+    left = "SELECT proname FROM pg_proc WHERE proname LIKE 'record_new%' OR proname = 'cover_new_tables' UNION ALL SELECT evtname FROM pg_event_trigger"
+    assert query(covered, left, db="shop") == []
+
+
+def test_only_a_superuser_is_told_to_make_an_event_trigger(shop: Server) -> None:
+    execute(shop, "ALTER ROLE migration_user CREATEROLE", db="shop")
+    result = run(shop, {"shop": {"tables": ["app"], "new_tables": True}}, login_user="migration_user")
+    assert "databases.shop.new_tables: needs a superuser" in result["msg"]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Callable
 
 import pytest
@@ -43,3 +44,21 @@ def test_every_trigger_fires_always(query: Query) -> None:
     tables = query("SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'p') AND relname ~ '^(user|projects|orders)'")
     always = query("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '0\\_audit\\_%' AND tgenabled = 'A'")
     assert int(always) == 4 * int(tables)
+
+
+def test_a_table_of_a_migration_is_recorded_before_the_next_run(outcomes: Outcomes, query: Query) -> None:
+    last = query("SELECT coalesce(max(id), 0) FROM audit.audit_log", role="auditor")
+    migration = ["CREATE TABLE app.new_notes (id int PRIMARY KEY)", "INSERT INTO app.new_notes VALUES (1)", "DROP TABLE app.new_notes"]
+    assert outcomes("migration_user", migration) == ["00000"] * 3
+    found = query(f"SELECT action, table_name, record_id, session_role FROM audit.audit_log WHERE id > {last}", role="auditor")
+    assert found == "INSERT|new_notes|1|migration_user"
+
+
+def test_cron_seals_what_was_recorded(outcomes: Outcomes, query: Query) -> None:
+    assert outcomes("app_service", ["UPDATE app.projects SET budget = budget WHERE tenant_id = 1"]) == ["00000"]
+    last = query("SELECT max(id) FROM audit.entries")
+    for _second in range(100):
+        if query(f"SELECT count(*) FROM audit.seals WHERE {last} = ANY (ids)") == "1":
+            return
+        time.sleep(1)
+    raise AssertionError("cron has sealed nothing in 100 seconds")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import USER_SCHEMA, exploded, extension_members, read_acl, role_names
 from ..core.statements import compose, identifier
-from .model import Column, Function, Key, Partition, Relation, RoleFacts, Sink, Table, Trigger
+from .model import Column, EventTrigger, Function, Key, Partition, Relation, RoleFacts, Sink, Table, Trigger
+from .new_tables import event_trigger_name
 from .partitions import DEFAULT
 from .source import ENTRIES, SHAPE
 
@@ -154,6 +155,13 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespa
  JOIN pg_catalog.pg_roles r ON r.oid = p.proowner WHERE n.nspname = %(log)s ORDER BY 1
 """
 
+_EVENT_TRIGGER = """
+SELECT e.evtevent, ARRAY(SELECT tag FROM pg_catalog.unnest(e.evttags) tag ORDER BY tag), p.prosrc, COALESCE(p.proconfig, '{}'),
+ e.evtenabled, p.prosecdef, r.rolsuper
+FROM pg_catalog.pg_event_trigger e JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+WHERE e.evtname = %(name)s
+"""
+_SUPERUSER = "SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user"
 
 # Months in UTC, counted from the year 0.
 _MONTH = "(extract(year FROM {time} AT TIME ZONE 'UTC') * 12 + extract(month FROM {time} AT TIME ZONE 'UTC') - 1)::int"
@@ -173,6 +181,11 @@ _FACTS = ("arguments", "returns", "volatility", "language", "owner")
 def read_roles(database: Database) -> dict[str, RoleFacts]:
     """Every role of the server by name."""
     return {name: RoleFacts(name, login, superuser, tuple(members or ())) for name, login, superuser, members in database.query(_ROLES)}
+
+
+def is_superuser(database: Database) -> bool:
+    """Whether the session's role is a superuser."""
+    return bool(database.value(_SUPERUSER))
 
 
 def read_schemas(database: Database) -> frozenset[str]:
@@ -271,4 +284,7 @@ def read_sink(database: Database, log: str) -> Sink:
     if DEFAULT in relations:
         months = database.query(compose(_DEFAULT_MONTHS, default=identifier(log, DEFAULT)))
         late = tuple(month for (month,) in months)
-    return Sink(owner, read_acl(acl, names), relations, functions, month, partitions, late)
+    new_tables = None
+    for event, tags, source, settings, *facts in database.query(_EVENT_TRIGGER, {"name": event_trigger_name(log)}):
+        new_tables = EventTrigger(event, tuple(tags), source, tuple(settings), *facts)
+    return Sink(owner, read_acl(acl, names), relations, functions, new_tables, month, partitions, late)

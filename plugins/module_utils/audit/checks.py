@@ -45,7 +45,7 @@ def table_mistakes(database: Database, log: Log, tables: Sequence[Table], schema
             yield Mistake(selection.path, f"the database has no schema {quoted(selection.schema)}{nearest(selection.schema, schemas)}")
             continue
         within = [table for table in tables if table.schema == selection.schema]
-        yield from selection.missing(table.name for table in within)
+        yield from selection.missing((table.name for table in within), matched=not database.new_tables)
         for table in within:
             if not selection.holds(table.schema, table.name):
                 continue

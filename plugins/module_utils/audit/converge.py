@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Callable
 from ..core.document import quoted
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.plan import Patience, Plan, apply_planned, in_parts
-from .catalog import read_roles, read_schemas, read_sink, read_tables
+from .catalog import is_superuser, read_roles, read_schemas, read_sink, read_tables
 from .checks import notes, owner_mistakes, role_mistakes, table_mistakes
+from .new_tables import plan_new_tables
 from .partitions import expired
 from .reconcile import audited, plan_triggers, reconcile, sink_plan
 from .retention import check_directory, export
@@ -105,6 +106,8 @@ class Convergence:
             found = read_tables(session, self._log.schema, database.schemas)
             sink = read_sink(session, self._log.schema)
             mistakes.extend(table_mistakes(database, self._log, found, read_schemas(session), sink))
+            if database.new_tables and not is_superuser(session):
+                mistakes.append(Mistake(f"{database.path}.new_tables", "needs a superuser, since nobody else can make event triggers"))
         tables[database.name] = tuple(audited(database, found))
         said += [f"database {database.name}: {note}" for note in notes(database, self._log, found, roles)]
         if expired(database, sink) and database.retention is not None:
@@ -173,10 +176,14 @@ class Convergence:
             tables = read_tables(session, self._log.schema, database.schemas)
             return part(sink_plan(database, self._log, tables, read_sink(session, self._log.schema)))
 
+        def new_tables() -> Plan:
+            return plan_new_tables(database, self._log, read_sink(session, self._log.schema))
+
         def triggers(place: tuple[str, str]) -> Plan:
             return plan_triggers(database, self._log, read_tables(session, self._log.schema, database.schemas, place))
 
         with session.reading():
             places = [table.place for table in read_tables(session, self._log.schema, database.schemas) if table.root is None]
-        tables = [(f"table {'.'.join(place)}", partial(triggers, place)) for place in places]
-        return [("the log", partial(sink, SinkPlan.make)), *tables, ("functions", partial(sink, SinkPlan.remove))]
+        steps: list[tuple[str, Callable[[], Plan]]] = [("the log", partial(sink, SinkPlan.make)), ("the event trigger", new_tables)]
+        steps += [(f"table {'.'.join(place)}", partial(triggers, place)) for place in places]
+        return [*steps, ("functions", partial(sink, SinkPlan.remove))]

@@ -17,7 +17,8 @@ EXCLUDE = "exclude"
 MASK = "mask"
 HASH = "hash"
 
-EVENTS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+# Triggers fire in the order of their names: these before any other, so that the log has changes in the order in which they were made.
+PREFIX = "0_audit_"
 
 STATEMENT = "statement"
 ROW = "row"
@@ -46,7 +47,7 @@ class Database:
     """A database that the document names.
 
     changed_columns_only: an UPDATE stores the columns that it changed, not whole rows. skip_unchanged: one that changes nothing in a row
-    stores nothing for it.
+    stores nothing for it. new_tables: an event trigger has selected tables recorded from their creation on.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Database:
     retention: Retention | None = None
     changed_columns_only: bool = False
     skip_unchanged: bool = False
+    new_tables: bool = False
 
     @property
     def schemas(self) -> tuple[str, ...]:
@@ -181,6 +183,22 @@ class Function:
 
 
 @dataclass(frozen=True)
+class EventTrigger:
+    """An event trigger that calls a function of the log's schema.
+
+    enabled: pg_event_trigger.evtenabled, 'A' for always. superuser: whether a superuser owns the function.
+    """
+
+    event: str
+    tags: tuple[str, ...]
+    source: str
+    settings: tuple[str, ...]
+    enabled: str = "A"
+    definer: bool = True
+    superuser: bool = True
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table, view, sequence or index of the log's schema. columns: their names and types. definition: a digest of that of a view."""
 
@@ -208,13 +226,15 @@ class Partition:
 class Sink:
     """The log's schema as it is. owner: None where the schema is not there.
 
-    month: the current one. partitions: all but the default one. default_months: of the records that are in that one.
+    new_tables: the event trigger that is named after the schema. month: the current one. partitions: all but the default one.
+    default_months: of the records that are in that one.
     """
 
     owner: str | None = None
     acl: tuple[AclEntry, ...] = ()
     relations: Mapping[str, Relation] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
+    new_tables: EventTrigger | None = None
     month: int = 0
     partitions: tuple[Partition, ...] = ()
     default_months: tuple[int, ...] = ()

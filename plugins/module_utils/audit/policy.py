@@ -22,7 +22,7 @@ from ..core.identifiers import (
 from ..core.selection import Selection, read_selections
 from .model import EXCLUDE, HASH, MASK, Database, Log, Masking, Retention
 
-_KEYS = ("tables", "mask", "readers", "tenant_readers", "changed_columns_only", "skip_unchanged", "retention")
+_KEYS = ("tables", "mask", "readers", "tenant_readers", "changed_columns_only", "skip_unchanged", "new_tables", "retention")
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # the log's functions hold it in texts that they make statements of
 _WORDS = (MASK, EXCLUDE, HASH)
 
@@ -70,6 +70,7 @@ def _database(name: str, value: Any, path: str, log: Log, mistakes: list[Mistake
         _retention(node.raw("retention"), node.at("retention"), mistakes) if node.says("retention") else None,
         bool(node.boolean("changed_columns_only", False)),
         bool(node.boolean("skip_unchanged", False)),
+        bool(node.boolean("new_tables", False)),
     )
 
 

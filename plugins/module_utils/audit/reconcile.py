@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, joined, keywords, listed, literal
-from .model import ROW, STATEMENT, Table, Trigger
+from .model import PREFIX, ROW, STATEMENT, Table, Trigger
+from .new_tables import plan_new_tables
 from .reading import views_of
 from .sink import SinkPlan
-from .source import NEW_ROWS, OLD_ROWS, function_name, needs_shape, recording_function
+from .source import NEW_ROWS, OLD_ROWS, function_name, needs_shape, new_table_functions, recording_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .model import Database, Log, Sink
-
-# Triggers fire in the order of their names: these before any other, so that the log has changes in the order in which they were made.
-PREFIX = "0_audit_"
 
 _EVENTS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _OLD = frozenset({"update", "delete"})
@@ -68,13 +66,14 @@ def wanted_triggers(database: Database, each: Audited, table: Table) -> list[Tri
 def reconcile(database: Database, log: Log, tables: Sequence[Table], sink: Sink) -> Plan:
     """The plan for one database: the log first, then the triggers, then what is no longer needed."""
     schema = sink_plan(database, log, tables, sink)
-    return schema.make() + plan_triggers(database, log, tables) + schema.remove()
+    return schema.make() + plan_new_tables(database, log, sink) + plan_triggers(database, log, tables) + schema.remove()
 
 
 def sink_plan(database: Database, log: Log, tables: Sequence[Table], sink: Sink) -> SinkPlan:
     """The plan for the log's schema."""
     mine = audited(database, tables)
     functions = [recording_function(database, each.table, each.level, log) for each in mine]
+    functions += new_table_functions(database, log) if database.new_tables else []
     return SinkPlan(database, log, sink, functions, views_of(database, log, [each.table for each in mine]))
 
 

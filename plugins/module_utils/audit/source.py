@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from ..core.identifiers import MAX_BYTES
 from ..core.statements import quoted_name, quoted_text
-from .model import EXCLUDE, HASH, ROW, Function
+from .model import EXCLUDE, HASH, MASK, ROW, STATEMENT, Function, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .model import Column, Database, Log, Table
+    from .model import Column, Database, Log
 
 ENTRIES = "entries"
+NEW_TABLE = {STATEMENT: "record_new_table", ROW: "record_new_table_by_row"}
 HASH_KEY = "hash_key"
 REFUSE = "refuse_change"
 
@@ -79,6 +80,12 @@ def recording_function(database: Database, table: Table, level: str, log: Log) -
     return Function(function_name(table), body.text(), settings, True)
 
 
+def new_table_functions(database: Database, log: Log) -> list[Function]:
+    """The functions that record a table from its creation to the next run, which gives it a function of its own."""
+    settings = (*_TEXT_SETTINGS, SAFE_PATH)
+    return [Function(name, _NewTable(database, level, log).text(), settings, True) for level, name in NEW_TABLE.items()]
+
+
 def needs_shape(database: Database, table: Table) -> bool:
     """Whether the function of a table names columns other than those of the key, and its triggers say which columns it was made for."""
     return database.changed_columns_only or bool(masked_columns(database, table))
@@ -105,16 +112,15 @@ class _Body:
 
     def text(self) -> str:
         """The whole source."""
-        branches = [
-            self._branch("INSERT", self._insert(True), self._insert(False)),
-            self._branch("UPDATE", self._update(True), self._update(False)),
-            self._branch("DELETE", self._delete(True), self._delete(False)),
-        ]
-        lines = ["", "#variable_conflict use_variable", "DECLARE", *self._declarations(), "BEGIN"]
-        for word, branch in zip(("IF", "ELSIF", "ELSIF"), branches):
-            lines.append(f" {word} {branch}")
+        lines = ["", "#variable_conflict use_variable", "DECLARE", *self._declarations(), "BEGIN", *self._first()]
+        for word, event in (("IF", "INSERT"), ("ELSIF", "UPDATE"), ("ELSIF", "DELETE")):
+            lines += [f" {word} TG_OP = '{event}' THEN", self._branch(event)]
         lines += [" ELSE", f"  {self._entry('T')};", " END IF;", " RETURN NULL;", "END", ""]
         return "\n".join(lines)
+
+    def _first(self) -> list[str]:
+        """Statements before all others."""
+        return []
 
     def _declarations(self) -> list[str]:
         user, tenant = (quoted_text(name) for name in (self._log.user_setting, self._log.tenant_setting))
@@ -136,12 +142,17 @@ class _Body:
             lines.append(" v_shown text[];")
         return lines
 
-    def _branch(self, event: str, fast: str, slow: str) -> str:
+    def _branch(self, event: str) -> str:
         guard = self._guard()
         if guard is None:
-            return f"TG_OP = '{event}' THEN\n  {fast};"
+            return f"  {self._statement(event, True)};"
         prepare = f"\n   {self._known_columns()};" if self._masked else ""
-        return f"TG_OP = '{event}' THEN\n  IF {guard} THEN\n   {fast};\n  ELSE{prepare}\n   {slow};\n  END IF;"
+        fast, slow = (self._statement(event, fast) for fast in (True, False))
+        return f"  IF {guard} THEN\n   {fast};\n  ELSE{prepare}\n   {slow};\n  END IF;"
+
+    def _statement(self, event: str, fast: bool) -> str:
+        """The statement that records an event. fast: it names the columns that the function was made for."""
+        return {"INSERT": self._insert, "UPDATE": self._update, "DELETE": self._delete}[event](fast)
 
     def _known_columns(self) -> str:
         """A statement that finds the columns which are not masked and are still what they were."""
@@ -165,13 +176,17 @@ class _Body:
     def _entry(
         self, action: str, *, key: str = "NULL", new_key: str = "NULL", old: str = "NULL", new: str = "NULL", source: str = ""
     ) -> str:
-        partition = "v_partition" if self._table.kind == "p" else "NULL"
         values = (
-            f"clock_timestamp(), statement_timestamp(), pg_current_xact_id(), '{action}', {quoted_text(self._table.schema)},"
-            f" {quoted_text(self._table.name)}, {partition}, {key}, {new_key}, session_user, COALESCE(v_role, session_user),"
+            f"clock_timestamp(), statement_timestamp(), pg_current_xact_id(), '{action}', {', '.join(self._names())},"
+            f" {key}, {new_key}, session_user, COALESCE(v_role, session_user),"
             f" v_user, v_tenant, v_address, v_application, {old}, {new}"
         )
         return f"INSERT INTO {quoted_name(self._log.schema, ENTRIES)} ({_COLUMNS})\n    SELECT {values}{source}"
+
+    def _names(self) -> tuple[str, str, str]:
+        """Schema and name of the table at the top, and the partition."""
+        partition = "v_partition" if self._table.kind == "p" else "NULL"
+        return quoted_text(self._table.schema), quoted_text(self._table.name), partition
 
     def _insert(self, fast: bool) -> str:
         record, source = ("NEW", "") if self._row else ("r", f"\n    FROM {NEW_ROWS} r")
@@ -229,9 +244,13 @@ class _Body:
     def _key(self, record: str, fast: bool) -> str:
         key = self._table.key
         if key is None or not fast:
-            return "NULL"
+            return self._unknown_key(record)
         parts = [text.format(_field(record, name)) for text, name in zip(key.text, key.columns)]
         return parts[0] if len(parts) == 1 else f"json_build_array({', '.join(parts)})::text"
+
+    def _unknown_key(self, _record: str) -> str:
+        """The key of a table that is no longer the one which the function was made for."""
+        return "NULL"
 
     def _image(self, record: str, fast: bool) -> str:
         """One row as JSON, with the masks."""
@@ -285,6 +304,57 @@ class _Body:
             value = f"COALESCE(to_json({self._value(column, record)})::text, 'null')"
             fields.append(f"CASE WHEN {_changed(column, old, new)} THEN {name} || {value} END")
         return f"('{{' || {_with_commas(fields)} || '}}')::json"
+
+
+class _NewTable(_Body):
+    """Makes the source of a function for tables that it does not know.
+
+    It records whole rows, and the key by what the table's index says at the time. A masked table may be made anew, under another name,
+    too: so every column is hidden whose name is that of a masked one.
+    """
+
+    def __init__(self, database: Database, level: str, log: Log) -> None:
+        super().__init__(database, Table("", ""), level, log)
+        names = {column for masking in database.masking for column in masking.columns}
+        self._masked = dict.fromkeys(sorted(names), MASK)
+
+    def _declarations(self) -> list[str]:
+        keyed = (
+            "SELECT a.attname FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(number, position)"
+            " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number"
+            " WHERE i.indrelid = TG_RELID AND i.indisprimary AND k.position <= i.indnkeyatts ORDER BY k.position"
+        )
+        return [
+            *super()._declarations(),
+            f" v_key text[] := ARRAY({keyed});",
+            " v_schema text := TG_TABLE_SCHEMA;",
+            " v_table text := TG_TABLE_NAME;",
+            " v_partition text;",
+        ]
+
+    def _first(self) -> list[str]:
+        root = (
+            " SELECT n.nspname, r.relname, format('%I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO v_schema, v_table, v_partition"
+            "\n  FROM pg_class c JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace n ON n.oid = r.relnamespace"
+            "\n  WHERE c.oid = TG_RELID AND c.relispartition;"
+        )
+        lines = [" IF (SELECT c.relispartition FROM pg_class c WHERE c.oid = TG_RELID) THEN", root, " END IF;"]
+        if self._masked:
+            hidden = ", ".join(quoted_text(name) for name in self._masked)
+            shown = f"SELECT a.attname FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attname <> ALL (ARRAY[{hidden}])"
+            lines.append(f" v_shown := ARRAY({shown});")
+        return lines
+
+    def _branch(self, event: str) -> str:
+        return f"  {self._statement(event, False)};"
+
+    def _names(self) -> tuple[str, str, str]:
+        return "v_schema", "v_table", "v_partition"
+
+    def _unknown_key(self, record: str) -> str:
+        image = self._image(record, False)
+        several = f"(SELECT json_agg({image} ->> k.name ORDER BY k.position)::text FROM unnest(v_key) WITH ORDINALITY k(name, position))"
+        return f"CASE cardinality(v_key) WHEN 0 THEN NULL WHEN 1 THEN {image} ->> v_key[1] ELSE {several} END"
 
 
 def _field(record: str, name: str) -> str:

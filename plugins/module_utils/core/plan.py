@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Two runs of the collection never interleave in one database: first half of the key of the advisory lock, the second is the database's own.
 ADVISORY_LOCK = 0x62756C77 << 32
 
-_BATCH = 50  # statements in one round trip
+_BATCH = 100  # statements in one round trip
 
 _FIRST_PAUSE = 0.2  # seconds; doubles with every retry
 _LONGEST_PAUSE = 5.0

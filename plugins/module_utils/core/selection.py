@@ -32,11 +32,14 @@ class Selection:
             return False
         return self.names is None or like_any(self.names, table)
 
-    def missing(self, tables: Iterable[str]) -> Iterator[Mistake]:
-        """Names of the document that no table of the schema has. tables: the names that the schema has."""
+    def missing(self, tables: Iterable[str], *, matched: bool = True) -> Iterator[Mistake]:
+        """Names of the document that no table of the schema has. tables: the names that the schema has.
+
+        matched: whether a pattern has to match one.
+        """
         there = list(tables)
         for name in self.names or ():
-            if "*" in name and not any(like(name, table) for table in there):
+            if matched and "*" in name and not any(like(name, table) for table in there):
                 yield Mistake(self.path, f"no table of schema {quoted(self.schema)} matches {quoted(name)}")
         for path, names in ((self.path, self.names or ()), (f"{self.path}.except", self.excluding)):
             for name in names:
