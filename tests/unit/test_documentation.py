@@ -166,6 +166,6 @@ def test_the_defaults_of_a_role_are_those_of_its_documentation(role: str) -> Non
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_uses_every_variable(role: str) -> None:
     """A variable that is documented and has no effect would be a trap."""
-    files = sorted(path for folder in ("tasks", "vars") for path in (ROOT / "roles" / role / folder).glob("*.yml"))
+    files = sorted(path for folder in ("tasks", "templates", "vars") for path in (ROOT / "roles" / role / folder).glob("*"))
     tasks = "".join(path.read_text(encoding="utf-8") for path in files)
     assert [name for name in specification(role) if not re.search(rf"\b{name}\b", tasks)] == []
