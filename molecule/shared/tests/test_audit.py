@@ -55,7 +55,8 @@ def test_a_table_of_a_migration_is_recorded_before_the_next_run(outcomes: Outcom
 
 
 def test_cron_seals_what_was_recorded(outcomes: Outcomes, query: Query) -> None:
-    assert outcomes("app_service", ["UPDATE app.projects SET budget = budget WHERE tenant_id = 1"]) == ["00000"]
+    statements = ["INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'sealed')", "DELETE FROM app.projects WHERE title = 'sealed'"]
+    assert outcomes("app_service", statements) == ["00000"] * 2
     last = query("SELECT max(id) FROM audit.entries")
     for _second in range(100):
         if query(f"SELECT count(*) FROM audit.seals WHERE {last} = ANY (ids)") == "1":

@@ -3,7 +3,8 @@
 """Encryption of single values before they are written to PostgreSQL, with keys that the database never sees.
 
 One file that needs nothing but the package cryptography (Python 3.9 and later): import it from the collection, or copy it into the
-application. Values become Fernet tokens, ASCII text for columns of type TEXT or BYTEA.
+application. Values become Fernet tokens, ASCII text for columns of type TEXT or BYTEA. With keyed=True the id of the key stands before
+the token, f1.ID.TOKEN: so the key is known without a trial, and SQL can count the rows of each. Both forms are read by every keyring.
 
     encrypt_value(text); decrypt_value(token)                 with the default keyring
     Keyring.from_file(path).encrypt(text)                     or from_environment, from_credential, from_text
@@ -13,7 +14,7 @@ application. Values become Fernet tokens, ASCII text for columns of type TEXT or
 
 The default keyring is that of configure(), else the file that the environment variable ENCRYPTION_KEYRING names, else the systemd
 credential encryption_keyring, else the environment variable ENCRYPTION_KEY, which holds a keyring, or keys separated by commas with the
-primary one first.
+primary one first. ENCRYPTION_KEYED=1 makes it write the keyed form.
 
 Every error is a FieldEncryptionError. Its text names keys by their id and never holds a key, a token or a value.
 """
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 KEYRING_VARIABLE = "ENCRYPTION_KEYRING"  # the path of a keyring file
 KEY_VARIABLE = "ENCRYPTION_KEY"  # a keyring, or keys
+KEYED_VARIABLE = "ENCRYPTION_KEYED"  # whether the default keyring writes the keyed form: 1
 CREDENTIAL = "encryption_keyring"  # the name of a systemd credential
 
 STATES = ("staged", "primary", "secondary", "retired", "destroyed")
@@ -57,6 +59,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _TOKEN = re.compile(rb"[A-Za-z0-9_-]+={0,2}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _ID_CONTEXT = b"bulwark.postgresql fernet key id\0"
+_KEYED = re.compile(rb"f1\.([0-9a-f]{16})\.(.*)", re.DOTALL)
 _VERSION = 0x80  # of a token: the Fernet specification
 _FIXED, _BLOCK = 1 + 8 + 16 + 32, 16  # bytes of a token: version, time, IV and HMAC; then blocks of AES
 _CHECK_INTERVAL = 1.0  # seconds between two looks at a keyring file
@@ -158,8 +161,15 @@ def token_time(token: Token) -> datetime:
     raise TokenError("this is no Fernet token: its time is out of range")
 
 
+def split_token(token: Token) -> tuple[str | None, bytes]:
+    """The id of the key that stands before a token, None for a plain one, and the token itself. Raises TokenError."""
+    data = _raw_token(token)
+    found = _KEYED.fullmatch(data)
+    return (found[1].decode("ascii"), found[2]) if found else (None, data)
+
+
 def is_token(value: object) -> bool:
-    """Whether a value has the form of a Fernet token. Only a key can tell whether it is one."""
+    """Whether a value has the form of a token, plain or keyed. Only a key can tell whether it is one."""
     try:
         _decoded(_token_bytes(value))
     except TokenError:
@@ -168,6 +178,11 @@ def is_token(value: object) -> bool:
 
 
 def _token_bytes(token: object) -> bytes:
+    """A token without the id of its key."""
+    return split_token(token)[1]  # type: ignore[arg-type]
+
+
+def _raw_token(token: object) -> bytes:
     if isinstance(token, str):
         if token.isascii():
             return token.encode("ascii")
@@ -279,6 +294,7 @@ class _Loaded:
     readers: tuple[tuple[Key, Fernet], ...] = field(repr=False)
     primary: Fernet | None = field(repr=False)
     all: MultiFernet | None = field(repr=False)
+    by_id: dict[str, Fernet] = field(repr=False)
     stamp: tuple[int, ...] = ()
 
 
@@ -287,7 +303,8 @@ def _prepared(keys: Sequence[Key], stamp: tuple[int, ...] = ()) -> _Loaded:
         raise KeyringError("the Python package cryptography is not installed")
     readers = tuple((key, Fernet(key.secret)) for state in _READ_ORDER for key in keys if key.state == state and key.secret is not None)
     primary = next((fernet for key, fernet in readers if key.state == "primary"), None)
-    return _Loaded(tuple(keys), readers, primary, MultiFernet([fernet for _key, fernet in readers]) if readers else None, stamp)
+    every = MultiFernet([fernet for _key, fernet in readers]) if readers else None
+    return _Loaded(tuple(keys), readers, primary, every, {key.id: fernet for key, fernet in readers}, stamp)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -317,9 +334,10 @@ class Keyring:
     The primary key encrypts. It, the secondary and the staged ones decrypt; retired and destroyed ones do not.
     """
 
-    def __init__(self, keys: Sequence[Key], *, source: str = "the keyring") -> None:
-        """source: named in errors. Use one of the class methods, unless you have keys."""
+    def __init__(self, keys: Sequence[Key], *, source: str = "the keyring", keyed: bool = False) -> None:
+        """source: named in errors. keyed: write the keyed form. Use one of the class methods, unless you have keys."""
         self._source = source
+        self._keyed = keyed
         self._path: str | None = None
         self._private = True
         self._interval = _CHECK_INTERVAL
@@ -329,37 +347,39 @@ class Keyring:
         self._loaded = _prepared(keys)
 
     @classmethod
-    def from_text(cls, text: str, *, source: str = "the keyring") -> Keyring:
+    def from_text(cls, text: str, *, source: str = "the keyring", keyed: bool = False) -> Keyring:
         """A keyring from its text, as parse_keyring takes it."""
-        return cls(parse_keyring(text, source), source=source)
+        return cls(parse_keyring(text, source), source=source, keyed=keyed)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, interval: float = _CHECK_INTERVAL, private: bool = True) -> Keyring:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, interval: float = _CHECK_INTERVAL, private: bool = True, keyed: bool = False
+    ) -> Keyring:
         """A keyring from a file, which is looked at every `interval` seconds at most and read again when it has changed.
 
         private: refuse a file that every user of the host may read. Raises KeyringError. A later change that cannot be read is logged,
         and the keys in use stay.
         """
-        made = cls((), source=os.fspath(path))
+        made = cls((), source=os.fspath(path), keyed=keyed)
         made._path, made._private, made._interval = os.fspath(path), private, interval
         made.reload()
         return made
 
     @classmethod
-    def from_environment(cls, name: str = KEY_VARIABLE) -> Keyring:
+    def from_environment(cls, name: str = KEY_VARIABLE, *, keyed: bool = False) -> Keyring:
         """A keyring from the text in an environment variable. Raises KeyringError."""
         text = os.environ.get(name, "")
         if not text.strip():
             raise KeyringError(f"the environment variable {name} is not set: it must hold a keyring, or Fernet keys separated by commas")
-        return cls.from_text(text, source=f"the environment variable {name}")
+        return cls.from_text(text, source=f"the environment variable {name}", keyed=keyed)
 
     @classmethod
-    def from_credential(cls, name: str = CREDENTIAL) -> Keyring:
+    def from_credential(cls, name: str = CREDENTIAL, *, keyed: bool = False) -> Keyring:
         """A keyring from a credential that systemd gives to a service (LoadCredential=). Raises KeyringError."""
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise KeyringError(f"this service has no credentials: add LoadCredential={name}:PATH to its unit")
-        return cls.from_file(os.path.join(directory, name), private=False)
+        return cls.from_file(os.path.join(directory, name), private=False, keyed=keyed)
 
     def __repr__(self) -> str:
         """The ids and states of the keys."""
@@ -426,14 +446,20 @@ class Keyring:
             data = None
         if data is None:
             raise FieldEncryptionError("the text has characters that UTF-8 cannot hold (surrogates)")
-        return loaded.primary.encrypt(data).decode("ascii")
+        return self._form(loaded, loaded.primary.encrypt(data))
+
+    def _form(self, loaded: _Loaded, token: bytes) -> str:
+        """A token of the primary key as this keyring writes it."""
+        text = token.decode("ascii")
+        return f"f1.{loaded.readers[0][0].id}.{text}" if self._keyed else text
 
     def decrypt(self, token: Token) -> str:
         """The text in a token. Raises TokenError, and WrongKeyError where no key of the keyring verifies it."""
-        data = _token_bytes(token)
+        identity, data = split_token(token)
         loaded = self._current()
+        reader = loaded.all if identity is None else loaded.by_id.get(identity)
         try:
-            plain = loaded.all.decrypt(data) if loaded.all is not None else None
+            plain = reader.decrypt(data) if reader is not None else None
         except InvalidToken:
             plain = None
         if plain is None:
@@ -465,7 +491,7 @@ class Keyring:
         return TokenInfo(None, None, created)
 
     def rotate(self, token: Token) -> str:
-        """The token of the same value and time under the primary key; the token itself where it is that already.
+        """The token of the same value and time under the primary key, in the form that this keyring writes.
 
         Raises KeyringError where no key is primary, otherwise as decrypt.
         """
@@ -474,9 +500,9 @@ class Keyring:
         if loaded.primary is None or loaded.all is None:
             raise KeyringError(f"{self._source}: no key is primary, so nothing can be rotated: promote one")
         if _verifies(loaded.primary, data):
-            return data.decode("ascii")
+            return self._form(loaded, data)
         try:
-            return loaded.all.rotate(data).decode("ascii")
+            return self._form(loaded, loaded.all.rotate(data))
         except InvalidToken:
             pass
         return self._refuse(data, loaded)
@@ -516,13 +542,14 @@ def default_keyring() -> Keyring:
 
 def _find_keyring() -> Keyring:
     path = os.environ.get(KEYRING_VARIABLE)
+    keyed = os.environ.get(KEYED_VARIABLE, "") == "1"
     if path:
-        return Keyring.from_file(path)
+        return Keyring.from_file(path, keyed=keyed)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and os.path.exists(os.path.join(directory, CREDENTIAL)):
-        return Keyring.from_credential()
+        return Keyring.from_credential(keyed=keyed)
     if os.environ.get(KEY_VARIABLE, "").strip():
-        return Keyring.from_environment()
+        return Keyring.from_environment(keyed=keyed)
     raise KeyringError(f"there is no keyring: set {KEYRING_VARIABLE} to the path of one, or {KEY_VARIABLE} to a Fernet key")
 
 
