@@ -218,6 +218,19 @@ class Database:
 
         Raises BulwarkError where a setting that would show them may not be changed by this role.
         """
+        changed = self._silence("password verifiers", True)
+        yield
+        for name, setting in changed.items():
+            self.query("SELECT pg_catalog.set_config(%(name)s, %(value)s, true)", {"name": name, "value": setting})
+
+    def silence(self, shown: str) -> None:
+        """As silenced, for the rest of the session. shown: what the log would show, for the error."""
+        self.execute("BEGIN")
+        self._silence(shown, False)
+        self.execute("COMMIT")
+
+    def _silence(self, shown: str, local: bool) -> dict[str, str]:
+        """What has been changed, with its value before."""
         changed: dict[str, str] = {}
         for name, setting in self.query(
             "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE name = ANY(%(names)s) ORDER BY name",
@@ -226,21 +239,19 @@ class Database:
             wanted = _SILENT_SETTINGS[name]
             if setting == wanted:
                 continue
-            if self._set_if_allowed(name, wanted):
+            if self._set_if_allowed(name, wanted, local):
                 changed[name] = setting
             elif name in _TELLTALES:
                 raise BulwarkError(
-                    f"the server's log would show password verifiers ({name} = {setting}), and this role may not turn that off; "
+                    f"the server's log would show {shown} ({name} = {setting}), and this role may not turn that off; "
                     f"apply the policy as a superuser, set {name} to {wanted}, or on PostgreSQL 15 and later GRANT SET ON PARAMETER {name}"
                 )
-        yield
-        for name, setting in changed.items():
-            self.query("SELECT pg_catalog.set_config(%(name)s, %(value)s, true)", {"name": name, "value": setting})
+        return changed
 
-    def _set_if_allowed(self, name: str, value: str) -> bool:
+    def _set_if_allowed(self, name: str, value: str, local: bool) -> bool:
         self.execute("SAVEPOINT silence")
         try:
-            self.query("SELECT set_config(%(name)s, %(value)s, true)", {"name": name, "value": value})
+            self.query("SELECT set_config(%(name)s, %(value)s, %(local)s)", {"name": name, "value": value, "local": local})
         except StatementError as error:
             if error.sqlstate != "42501":
                 raise
