@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.client import field_encryption
 from tests import servers
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
 OUTPUT = ROOT / ".work" / "demo"
 CA = OUTPUT / "ca"  # the authority that the first run makes
+KEYRING = OUTPUT / "pii.json"  # the keys that it makes
 HARDEN = "bulwark.postgresql.harden"
 ROLES = ("app_service", "migration_user", "readonly_user", "analyst", "auditor")
 
@@ -107,14 +109,14 @@ ORDERS_BY_TENANT = """SELECT coalesce(string_agg(format('%s: %s', tenant_id, cou
 # What the application does for its user Alice, and what the log says of it: who, what, when.
 CHANGES = """BEGIN;
 SELECT set_config('app.current_tenant_id', '1', true), set_config('app.current_user', 'alice@example.com', true) \\g /dev/null
-UPDATE app.user_profiles SET phone = '555-0100', ssn = '078-05-1120' WHERE user_id = 3;
+UPDATE app.user_profiles SET phone = '{phone}', ssn = '{ssn}' WHERE user_id = 3;
 UPDATE app.orders SET state = 'shipped' WHERE id = (SELECT min(id) FROM app.orders WHERE state = 'paid');
 INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'Winter sale');
 COMMIT;"""
 RECORDS = """SELECT format('%s %s %s by %s: %s', action, table_name, record_id, changed_by,
   coalesce(string_agg(format('%s = %s', key, n.value), ', ' ORDER BY key), ''))
  FROM audit.audit_log l LEFT JOIN LATERAL jsonb_each_text(new_values) n ON old_values IS NULL OR old_values->>key IS DISTINCT FROM n.value
- WHERE key IS NULL OR key NOT IN ('id', 'tenant_id', 'owner_id', 'created_at', 'updated_at')
+ WHERE changed_by = 'alice@example.com' AND (key IS NULL OR key NOT IN ('id', 'tenant_id', 'owner_id', 'created_at', 'updated_at'))
  GROUP BY l.id, action, table_name, record_id, changed_by ORDER BY l.id"""
 
 # Some of what the server has after the first run; the baseline's but for work_mem.
@@ -288,6 +290,21 @@ def rules(server: servers.Server) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("#"))
 
 
+def encrypted_lines(server: servers.Server, password: str, keyring: field_encryption.Keyring) -> str:
+    """The encrypted columns of one row, as the server shows them and as the application reads them."""
+    script = """BEGIN; SELECT set_config('app.current_tenant_id', '1', true) \\g /dev/null
+SELECT ssn, phone FROM app.user_profiles WHERE user_id = 3; COMMIT;"""
+    tokens = psql(server, "app_service", password, script).split("|")
+    texts = [keyring.decrypt(token) for token in tokens]
+    if texts != ["078-05-1120", "555-0100"]:
+        raise DemoError(f"the encrypted columns are not as they should be: {texts}")
+    plain = server.psql("SELECT count(*) FROM app.user_profiles WHERE ssn NOT LIKE 'gAAAA%' OR phone NOT LIKE 'gAAAA%'", db="shop")
+    if plain != "0":
+        raise DemoError(f"{plain} rows of app.user_profiles are not encrypted")
+    width = len("phone")
+    return "\n".join(f"{name.ljust(width)}  {token[:40]}...  {text}" for name, token, text in zip(("ssn", "phone"), tokens, texts))
+
+
 def changed_words(plan: str) -> str:
     """The plan, with the objects that got a new owner counted in one line."""
     owners = re.findall(r"^  (?!schema|\d).*: (owner \S+ -> \S+)$\n", plan, re.MULTILINE)
@@ -313,7 +330,7 @@ def demonstrate(server: servers.Server) -> None:
     passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
     write_private("passwords.yml", {"pg_users_passwords": passwords})
     account = pwd.getpwuid(os.geteuid()).pw_name
-    authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24)}
+    authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24), "demo_keyring": str(KEYRING)}
     write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_account": account, **authority})
 
     rows = load(server)
@@ -347,10 +364,12 @@ def demonstrate(server: servers.Server) -> None:
     after = try_all(server, PROBES, passwords)
     new = try_all(server, NEW_TABLE_PROBES, passwords)
     tenants_after = tenant_lines(server, passwords)
-    psql(server, "app_service", passwords["app_service"], CHANGES)
+    keyring = field_encryption.Keyring.from_file(KEYRING)
+    psql(server, "app_service", passwords["app_service"], CHANGES.format(phone=keyring.encrypt("555-0100"), ssn=keyring.encrypt("078-05-1120")))
     recorded = psql(server, "auditor", passwords["auditor"], RECORDS)
     if len(recorded.splitlines()) != 3 or "555-0100" in recorded or "078-05-1120" in recorded:
         raise DemoError(f"the audit log is not as it should be:\n{recorded}")
+    encrypted = encrypted_lines(server, passwords["app_service"], keyring)
     log = try_all(server, LOG_PROBES, passwords)
     playbook(str(DEMO / "matrix.yml"), "matrix-after.log", "-e", f"matrix_dir={OUTPUT} matrix_name=after")
     stale = server.psql("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'")
@@ -374,6 +393,8 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(tenant_table(tenants_before, tenants_after), "  "))
     say("\nWhat the audit log says of a transaction of app_service for its user alice@example.com, read by auditor\n")
     say(textwrap.indent(recorded, "  "))
+    say("\nWhat the database has of a social security number and a phone number, and what the application reads with its key\n")
+    say(textwrap.indent(encrypted, "  "))
     say("\nWho gets at the log\n")
     say(textwrap.indent(probe_lines(LOG_PROBES, None, log), "  "))
     say("\nThe table that migration_user made after the first run\n")
@@ -415,7 +436,7 @@ def run() -> None:
             demonstrate(server)
         finally:
             server.remove()
-            for name in ("passwords.yml", "server.yml"):
+            for name in ("passwords.yml", "server.yml", KEYRING.name):
                 (OUTPUT / name).unlink(missing_ok=True)
             shutil.rmtree(CA, ignore_errors=True)
         summary_of_files()

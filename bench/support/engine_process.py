@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A fresh process that runs a module as the managed node does, or bare statements, and tells what that took.
 
-    engine_process.py module ARGUMENTS.json    run pg_access; {"result", "seconds", "peak_kib", "statements"}
+    engine_process.py module ARGUMENTS.json    run pg_access, or --module NAME; {"result", "seconds", "peak_kib", "statements"}
     engine_process.py bare STATEMENTS.json     connect and run statements; {"seconds"}
 
 The clock runs from before the first connection to the end of the work: neither the interpreter's start nor imports are in it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -26,12 +27,11 @@ import psycopg2
 import psycopg2.extensions
 
 
-def run_module(arguments: dict[str, Any], record: bool) -> dict[str, Any]:
-    """pg_access in this process, with its answer taken from what it prints."""
+def run_module(name: str, arguments: dict[str, Any], record: bool) -> dict[str, Any]:
+    """A module in this process, with its answer taken from what it prints."""
     from ansible.module_utils import basic
 
-    from ansible_collections.bulwark.postgresql.plugins.modules import pg_access
-
+    main = importlib.import_module(f"ansible_collections.bulwark.postgresql.plugins.modules.{name}").main
     sent: list[list[str]] = []
     if record:
         _record_statements(sent)
@@ -41,7 +41,7 @@ def run_module(arguments: dict[str, Any], record: bool) -> dict[str, Any]:
     basic._ANSIBLE_PROFILE = "legacy"
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         start = time.perf_counter()
-        pg_access.main()
+        main()
     seconds = time.perf_counter() - start
     return {
         "result": json.loads(output.getvalue()),
@@ -102,9 +102,10 @@ def main() -> None:
     parser.add_argument("work", choices=["module", "bare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--statements", action="store_true")
+    parser.add_argument("--module", default="pg_access")
     options = parser.parse_args()
     given = json.loads(options.file.read_text())
-    answer = run_module(given, options.statements) if options.work == "module" else run_bare(given)
+    answer = run_module(options.module, given, options.statements) if options.work == "module" else run_bare(given)
     json.dump(answer, sys.stdout)
 
 

@@ -50,6 +50,12 @@ options:
         read back, and only then dropped. By default everything is kept.
     type: dict
     required: true
+  encrypted_columns:
+    description:
+      - Columns that are masked if C(mask) does not say how, since they are or will be encrypted. Written as the option C(columns) of
+        M(bulwark.postgresql.pg_encrypted_columns).
+    type: dict
+    default: {}
   schema:
     description: The schema of the log.
     type: str
@@ -183,6 +189,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "databases": {"type": "dict", "required": True},
+    "encrypted_columns": {"type": "dict", "default": {}},
     **{name: {"type": type(value).__name__, "default": value} for name, value in asdict(Log()).items()},
     "per_table": {"type": "bool", "default": False},
     **EXPECTED_OPTIONS,
@@ -201,7 +208,9 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         expected_databases=tuple(params["expected_databases"]),
         path_prefix=params["path_prefix"],
     )
-    convergence = Convergence(server, read_policy(params["databases"], log, params["path_prefix"]), log, options)
+    convergence = Convergence(
+        server, read_policy(params["databases"], log, params["path_prefix"], params["encrypted_columns"]), log, options
+    )
     planned = convergence.plan()
     plan = planned.whole
     count = sum(len(tables) for tables in planned.tables.values())

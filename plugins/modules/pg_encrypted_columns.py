@@ -58,14 +58,9 @@ options:
     default: 10
 extends_documentation_fragment:
   - bulwark.postgresql.login
+  - bulwark.postgresql.login.attributes
   - bulwark.postgresql.policy
   - bulwark.postgresql.policy.patience
-attributes:
-  check_mode:
-    support: full
-    description: Counts what would be converted.
-  diff_mode:
-    support: full
 requirements:
   - psycopg2 on the host that executes the module
   - cryptography on the host that executes the module
@@ -140,6 +135,7 @@ mistakes:
       message: app.user_profiles.email is in a UNIQUE constraint, users_email_key, and no two tokens are equal - drop it first
 """
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +175,8 @@ def keyrings_of(params: dict[str, Any]) -> dict[str, Keyring]:
     """The keyrings by name. Raises BulwarkError for one that cannot be read."""
     try:
         found = {name: Keyring.from_file(str(path)) for name, path in params["keyring_files"].items()}
-        found.update({name: Keyring.from_text(text, source=f"keyring {name}") for name, text in params["keyring_contents"].items()})
+        for name, text in params["keyring_contents"].items():  # which a template may have made a dictionary of
+            found[name] = Keyring.from_text(text if isinstance(text, str) else json.dumps(text), source=f"keyring {name}")
     except FieldEncryptionError as error:
         raise BulwarkError(str(error)) from None
     return found

@@ -290,6 +290,18 @@ def test_an_audit_log_that_would_keep_the_plaintext_is_refused_until_it_is_maske
         assert "is recorded" in run(shop, ring)["msg"]
 
 
+def test_an_audit_log_masks_encrypted_columns_by_itself(shop: Server, ring: Ring) -> None:
+    columns = {"shop": {TABLE: {"ssn": {"keyring": "pii"}}, "app.other": {"x": {"keyring": "pii"}}}}
+    audit: dict[str, Any] = {"shop": {"tables": {"app": ["profiles"]}, "mask": {TABLE: {"note": "hash"}}}}
+    for changed in (True, False):
+        result = module.run(shop, "pg_audit_trail", databases=audit, encrypted_columns=columns)
+        assert not result.get("failed"), result["msg"]
+        assert result["changed"] is changed
+    done(shop, ring)
+    kept = query(shop, "SELECT old_values ->> 'ssn', new_values ->> 'ssn', count(*) FROM audit.audit_log GROUP BY 1, 2 ORDER BY 3", db="shop")
+    assert kept == [("***", "*** (changed)", ROWS - ROWS // 100)]
+
+
 def test_keys_of_every_kind_and_partitions(shop: Server, ring: Ring) -> None:
     execute(
         shop,

@@ -48,6 +48,7 @@ class Database:
 
     changed_columns_only: an UPDATE stores the columns that it changed, not whole rows. skip_unchanged: one that changes nothing in a row
     stores nothing for it. new_tables: an event trigger has selected tables recorded from their creation on.
+    encrypted: columns of tables, by schema and name, that are masked if the document does not say how.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Database:
     changed_columns_only: bool = False
     skip_unchanged: bool = False
     new_tables: bool = False
+    encrypted: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def schemas(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..core.document import Node, quoted, value_text
@@ -27,15 +28,27 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # the log's functions hold it in texts
 _WORDS = (MASK, EXCLUDE, HASH)
 
 
-def read_policy(databases: Any, log: Log, path_prefix: str = "") -> tuple[Database, ...]:
-    """The databases of a document, sorted by name. Raises PolicyError with every mistake."""
+def read_policy(databases: Any, log: Log, path_prefix: str = "", encrypted: Any = None) -> tuple[Database, ...]:
+    """The databases of a document, sorted by name. Raises PolicyError with every mistake.
+
+    encrypted: columns that are masked by themselves, by database and table; what is wrong in it is for its own module to say.
+    """
     mistakes: list[Mistake] = []
     root = Node({"databases": databases}, "", mistakes, ("databases",))
     found = [_database(name, value, path, log, mistakes) for name, value, path in root.mapping("databases")]
     mistakes.extend(_log_mistakes(log))
     if mistakes:
         raise PolicyError(mistakes, path_prefix)
-    return tuple(found)
+    return tuple(replace(each, encrypted=_encrypted((encrypted or {}).get(each.name))) for each in found)
+
+
+def _encrypted(tables: Any) -> dict[tuple[str, str], tuple[str, ...]]:
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for name, columns in tables.items() if isinstance(tables, Mapping) else ():
+        place = split_name(str(name))
+        if place is not None and isinstance(columns, Mapping):
+            found[place] = tuple(sorted(str(column) for column in columns))
+    return found
 
 
 def _log_mistakes(log: Log) -> list[Mistake]:

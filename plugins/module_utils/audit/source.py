@@ -93,7 +93,8 @@ def needs_shape(database: Database, table: Table) -> bool:
 
 def masked_columns(database: Database, table: Table) -> Mapping[str, str]:
     """The columns of a table whose values the log does not show."""
-    return next((masking.columns for masking in database.masking if (masking.schema, masking.table) == table.place), {})
+    said = next((masking.columns for masking in database.masking if (masking.schema, masking.table) == table.place), {})
+    return {**dict.fromkeys(database.encrypted.get(table.place, ()), MASK), **said}
 
 
 class _Body:
@@ -315,7 +316,8 @@ class _NewTable(_Body):
 
     def __init__(self, database: Database, level: str, log: Log) -> None:
         super().__init__(database, Table("", ""), level, log)
-        names = {column for masking in database.masking for column in masking.columns}
+        masked = [masking.columns for masking in database.masking]
+        names = {column for columns in (*masked, *database.encrypted.values()) for column in columns}
         self._masked = dict.fromkeys(sorted(names), MASK)
 
     def _declarations(self) -> list[str]:

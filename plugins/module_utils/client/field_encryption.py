@@ -164,7 +164,7 @@ def token_time(token: Token) -> datetime:
 def split_token(token: Token) -> tuple[str | None, bytes]:
     """The id of the key that stands before a token, None for a plain one, and the token itself. Raises TokenError."""
     data = _raw_token(token)
-    found = _KEYED.fullmatch(data)
+    found = _KEYED.fullmatch(data) if data.startswith(b"f1.") else None
     return (found[1].decode("ascii"), found[2]) if found else (None, data)
 
 
@@ -437,7 +437,7 @@ class Keyring:
         """The token of a text. Raises FieldEncryptionError for what is no text, KeyringError where no key is primary."""
         if not isinstance(text, str):
             raise FieldEncryptionError(f"only text can be encrypted, not {type(text).__name__}: make text of it first")
-        loaded = self._current()
+        loaded = self._loaded if time.monotonic() < self._next else self._current()
         if loaded.primary is None:
             raise KeyringError(f"{self._source}: no key is primary, so nothing can be encrypted: promote one")
         try:
@@ -456,7 +456,7 @@ class Keyring:
     def decrypt(self, token: Token) -> str:
         """The text in a token. Raises TokenError, and WrongKeyError where no key of the keyring verifies it."""
         identity, data = split_token(token)
-        loaded = self._current()
+        loaded = self._loaded if time.monotonic() < self._next else self._current()
         reader = loaded.all if identity is None else loaded.by_id.get(identity)
         try:
             plain = reader.decrypt(data) if reader is not None else None
@@ -495,16 +495,22 @@ class Keyring:
 
         Raises KeyringError where no key is primary, otherwise as decrypt.
         """
-        data = _token_bytes(token)
+        identity, data = split_token(token)
         loaded = self._current()
-        if loaded.primary is None or loaded.all is None:
+        if loaded.primary is None:
             raise KeyringError(f"{self._source}: no key is primary, so nothing can be rotated: promote one")
-        if _verifies(loaded.primary, data):
-            return self._form(loaded, data)
-        try:
-            return self._form(loaded, loaded.all.rotate(data))
-        except InvalidToken:
-            pass
+        for key, fernet in loaded.readers:
+            if identity not in (None, key.id):
+                continue
+            if fernet is loaded.primary:
+                if _verifies(fernet, data):
+                    return self._form(loaded, data)
+                continue
+            try:
+                plain = fernet.decrypt(data)
+            except InvalidToken:
+                continue
+            return self._form(loaded, loaded.primary.encrypt_at_time(plain, int.from_bytes(_decoded(data)[1:9], "big")))
         return self._refuse(data, loaded)
 
 

@@ -22,7 +22,7 @@ _PLAIN_TOKEN = (
     "(pg_catalog.starts_with({0}, 'gAAAA') AND pg_catalog.octet_length({0}) >= 100 AND pg_catalog.octet_length({0}) % 4 = 0"
     " AND {0} ~ '^[A-Za-z0-9_-]+={{0,2}}$')"
 )
-_KEYED_TOKEN = "(pg_catalog.starts_with({0}, 'f1.') AND {0} ~ '^f1\\.[0-9a-f]{{16}}\\.gAAAA[A-Za-z0-9_-]+={{0,2}}$')"
+_KEYED_TOKEN = "(pg_catalog.starts_with({0}, 'f1.') AND pg_catalog.substr({0}, 20, 6) = '.gAAAA' AND pg_catalog.octet_length({0}) >= 120)"
 
 _MARK = re.compile(r"\n?encrypted by bulwark\.postgresql: format (fernet|keyed), keyring ([^\n]*)\Z")
 

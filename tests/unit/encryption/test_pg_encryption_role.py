@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def play(directory: Path, *flags: str, keyrings: dict[str, Any], client: str = "") -> tuple[int, str]:
     """The exit code and the output at -vvv, which has no key of any file below the directory, and none of the variables."""
-    tasks: list[dict[str, Any]] = [{"name": "Install the keyrings", "ansible.builtin.include_role": {"name": "bulwark.postgresql.pg_encryption"}}]
+    keys = {"name": "bulwark.postgresql.pg_encryption", "tasks_from": "keyrings"}
+    tasks: list[dict[str, Any]] = [{"name": "Install the keyrings", "ansible.builtin.include_role": keys}]
     if client:
         role = {"name": "bulwark.postgresql.pg_encryption", "tasks_from": "client"}
         tasks.append({"name": "Install the file", "ansible.builtin.include_role": role, "vars": {"pg_encryption_client": client}})
