@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def _major(item: pytest.Item) -> int | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked oldest_and_newest run on these majors alone; what shares a server runs in one process, in order."""
+    """Tests marked oldest_and_newest run on these majors alone."""
     edges = {None, min(majors()), max(majors())}
     left_out = [item for item in items if item.get_closest_marker("oldest_and_newest") and _major(item) not in edges]
     if left_out:
@@ -83,8 +84,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Files with long tests go first, so that no process ends with one of them alone.
     long = {item.path for item in items if item.get_closest_marker("oldest_and_newest")}
     items.sort(key=lambda item: item.path not in long)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{_major(item)}"))
+
+
+_SHOWN_MAJOR = re.compile(r"[\[-](pg\d+)[-\]]")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadgroup: what shares a server, a file and a major, runs in one process, in order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _colons, test = nodeid.partition("::")
+            major = _SHOWN_MAJOR.search(test)
+            return f"{file} {major[1] if major else ''}"
+
+    return ByServer(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def _in_ci() -> bool:

@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verbs of pg-bulwark-backup."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+from bulwark_backup.config import BackupError, Config, load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+# What the archiver runs for each file of WAL imports nothing that it does not need.
+
+_MISSING, _BROKEN = 1, 200  # restore_command: PostgreSQL goes on after the first, and stops after what is above 125
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pg-bulwark-backup", description="Backups of a PostgreSQL cluster, and the archive of its WAL.")
+    parser.add_argument("--config", default="/etc/bulwark-backup/main.json", help="the configuration of the cluster (%(default)s)")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verb = verbs.add_parser("archive", help="archive_command: archive %%p %%f")
+    verb.add_argument("path")
+    verb.add_argument("name")
+    verb = verbs.add_parser("fetch", help="restore_command: fetch %%f %%p")
+    verb.add_argument("name")
+    verb.add_argument("path")
+    verb.add_argument("--identity", help="the file of an age identity")
+    verb = verbs.add_parser("run", help="make a backup, verify it, and let old ones go")
+    verb.add_argument("kind", choices=["physical", "logical"])
+    verb = verbs.add_parser("expire", help="let go what nothing keeps")
+    verb.add_argument("--dry-run", action="store_true", help="only say what would go")
+    for name, text in (("list", "the backups"), ("status", "how the backups and the archive stand")):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("--json", action="store_true")
+    verbs.add_parser("verify", help="compare every stored file with its checksum")
+    verbs.add_parser("check-dump", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words say; the exit status."""
+    options = _arguments(words)
+    signal.signal(signal.SIGTERM, _stopped)
+    try:
+        config = load(options.config)
+        return _VERBS[options.verb](config, options)
+    except BackupError as error:
+        print(f"pg-bulwark-backup {options.verb}: {error}", file=sys.stderr)
+        return _BROKEN if options.verb == "fetch" else 1
+    except OSError as error:
+        print(f"pg-bulwark-backup {options.verb}: {error}", file=sys.stderr)
+        return _BROKEN if options.verb == "fetch" else 1
+    except KeyboardInterrupt:
+        return 1
+
+
+def _stopped(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _archive(config: Config, options: argparse.Namespace) -> int:
+    from bulwark_backup.archive import archive
+
+    archive(config, options.path, options.name)
+    return 0
+
+
+def _fetch(config: Config, options: argparse.Namespace) -> int:
+    from bulwark_backup.archive import fetch
+
+    return 0 if fetch(config, options.name, options.path, options.identity) else _MISSING
+
+
+def _now() -> datetime:
+    """The time; BULWARK_BACKUP_NOW (ISO 8601) stands for it in tests."""
+    from datetime import datetime, timezone
+
+    given = os.environ.get("BULWARK_BACKUP_NOW")
+    return datetime.fromisoformat(given) if given else datetime.now(timezone.utc)
+
+
+def _run(config: Config, options: argparse.Namespace) -> int:
+    from bulwark_backup import jobs, report, retention
+    from bulwark_backup.storage import locked
+
+    now = _now()
+
+    def say(text: str) -> None:
+        if sys.stdout.isatty():
+            print(text, flush=True)
+
+    def myself(verb: str) -> list[str]:
+        return [sys.executable, "-I", os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "--config", options.config, verb]
+
+    try:
+        with locked(config):
+            backup = jobs.run(config, options.kind, now, say, myself)
+            gone = retention.plan(config, now)
+            retention.apply(config, gone)
+    except (BackupError, OSError) as error:
+        report.record(config, options.kind, now, {"error": str(error)})
+        _write_metrics(config)
+        raise
+    message = f"{backup.label}, {backup.size >> 20} MiB in {backup.seconds:.0f} s; {len(gone.backups)} backups and {len(gone.wal)} files of WAL went"
+    report.record(config, options.kind, now, {"label": backup.label, "bytes": backup.size, "seconds": backup.seconds, "message": message})
+    _write_metrics(config)
+    print(f"{options.kind}: {message}")
+    return 0
+
+
+def _write_metrics(config: Config) -> None:
+    from bulwark_backup import report
+    from bulwark_backup.storage import write_text
+
+    if config.metrics_file:
+        now = _now()
+        write_text(config.metrics_file, report.metrics(report.status(config, now), now), 0o644)
+
+
+def _expire(config: Config, options: argparse.Namespace) -> int:
+    from bulwark_backup import retention
+    from bulwark_backup.storage import locked
+
+    with locked(config):
+        gone = retention.plan(config, _now())
+        for backup in gone.backups:
+            print(f"{backup.kind} backup {backup.label}, {backup.size >> 20} MiB")
+        print(f"{len(gone.wal)} files of WAL")
+        if not options.dry_run:
+            retention.apply(config, gone)
+    return 0
+
+
+def _list(config: Config, options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from bulwark_backup.backups import KINDS, all_backups
+
+    found = [backup for kind in KINDS for backup in all_backups(config, kind)]
+    if options.json:
+        print(json.dumps([asdict(backup) for backup in found], indent=1))
+        return 0
+    for backup in found:
+        print(f"{backup.label}  {backup.kind:<8}  {backup.size >> 20:>8} MiB  {backup.seconds:>7.0f} s  PostgreSQL {backup.server_version}")
+    return 0
+
+
+def _status(config: Config, options: argparse.Namespace) -> int:
+    import json
+
+    from bulwark_backup import report
+
+    found = report.status(config, _now())
+    print(json.dumps(found, indent=1) if options.json else report.people(found))
+    return 1 if found["problems"] else 0
+
+
+def _verify(config: Config, _options: argparse.Namespace) -> int:
+    from bulwark_backup import verification
+    from bulwark_backup.storage import locked
+
+    with locked(config):
+        found = verification.problems(config)
+    for problem in found:
+        print(problem)
+    print(f"{len(found)} problems")
+    return 1 if found else 0
+
+
+def _check_dump(config: Config, _options: argparse.Namespace) -> int:
+    from bulwark_backup.jobs import check_dump
+
+    count = check_dump(config, sys.stdin.buffer, sys.stdout.buffer)
+    print(f"entries: {count}", file=sys.stderr)
+    return 0
+
+
+_VERBS = {
+    "archive": _archive,
+    "fetch": _fetch,
+    "run": _run,
+    "expire": _expire,
+    "list": _list,
+    "status": _status,
+    "verify": _verify,
+    "check-dump": _check_dump,
+}

@@ -1,0 +1,402 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""pg-bulwark-backup: WAL is archived safely, backups are made, verified, expired, and what is damaged is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import servers
+from tests.integration.sql import execute, value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = Path(__file__).resolve().parents[2] / "roles" / "pg_backup" / "files" / "program"
+PYTHON = shutil.which("python3", path="/usr/bin:/bin:/usr/local/bin") or sys.executable  # that every account may run
+pytestmark = [
+    pytest.mark.oldest_and_newest,
+    pytest.mark.skipif(not all(map(shutil.which, ("age", "zstd"))), reason="age and zstd are not installed"),
+]
+
+
+@dataclass
+class Backups:
+    """A server that archives, its configuration, and two keys that the server does not have."""
+
+    server: servers.Server
+    root: Path
+    config: dict[str, Any]
+    identities: list[Path] = field(default_factory=list)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config["directory"])
+
+    def write(self, **changes: Any) -> None:
+        """Write the configuration, with changes."""
+        self.config.update(changes)
+        (self.root / "config.json").write_text(json.dumps(self.config))
+        (self.root / "config.json").chmod(0o644)
+
+    def command(self, *words: str) -> list[str]:
+        return [PYTHON, "-I", str(PROGRAM), "--config", str(self.root / "config.json"), *words]
+
+    def call(self, *words: str, now: str | None = None, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run the program as the account of the server."""
+        account = self.account
+        account["env"].update({"BULWARK_BACKUP_NOW": now} if now else {})
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, check=False, **account)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert status is None or done.returncode == status, done.stderr
+        return done
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Options that make a process one of the server's account."""
+        options = servers._as_server_account(self.server.bindir)
+        return {**options, "env": {name: text for name, text in options["env"].items() if name in ("PATH", "LD_LIBRARY_PATH", "HOME")}}
+
+    def unpacked(self, path: Path, identity: int = 0) -> bytes:
+        """What a stored file holds, by age and zstd themselves."""
+        plain = subprocess.run(["age", "-d", "-i", str(self.identities[identity]), str(path)], capture_output=True, check=True).stdout
+        return subprocess.run(["zstd", "-dc"], input=plain, capture_output=True, check=True).stdout
+
+    def wal(self) -> list[Path]:
+        return sorted(path for path in (self.directory / "wal").rglob("*") if path.is_file())
+
+    def switch(self) -> str:
+        """Write something, end the segment, and wait until the archiver has it; its name."""
+        name = value(self.server, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+        execute(self.server, "SELECT pg_logical_emit_message(false, 'test', 'x')", "SELECT pg_switch_wal()")
+        self.wait(lambda: value(self.server, f"SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver"))
+        return str(name)
+
+    @staticmethod
+    def wait(true: Any, seconds: float = 20) -> None:
+        limit = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < limit, "waited for too long"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def made(mine: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backups]:
+    """One server and its archive, for the tests of this file."""
+    server = mine
+    root = Path("/var/tmp") / f"bulwark-backup-{os.getpid()}-{mine.major}"
+    root.mkdir()
+    root.chmod(0o755)
+    keys = tmp_path_factory.mktemp("keys")
+    identities, recipients = [], []
+    for number in range(2):
+        identity = keys / f"identity{number}"
+        subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)
+        identities.append(identity)
+        recipients.append(subprocess.run(["age-keygen", "-y", str(identity)], check=True, capture_output=True, text=True).stdout.strip())
+    try:
+        directory = root / "backup"
+        directory.mkdir(0o700)
+        account = servers.server_account()
+        if os.geteuid() == 0:
+            os.chown(directory, account.pw_uid, account.pw_gid)
+        config = {
+            "directory": str(directory),
+            "data_directory": value(server, "SHOW data_directory"),
+            "system_identifier": value(server, "SELECT system_identifier::text FROM pg_control_system()"),
+            "recipients": recipients,
+            "host": server.host,
+            "port": server.port,
+            "bin_directory": str(server.bindir),
+            "keep": {"physical": {"count": 2}, "logical": {"days": 30}},
+        }
+        backups = Backups(server, root, config, identities)
+        backups.write()
+        server.restart(archive_mode="on", archive_command=" ".join(backups.command("archive", "%p", "%f")), archive_timeout=60)
+        execute(server, "CREATE DATABASE shop")
+        execute(server, "CREATE TABLE t AS SELECT n, md5(n::text) AS text FROM generate_series(1, 20000) n", db="shop")
+        yield backups
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+# The archive
+
+
+def segment(backups: Backups) -> tuple[Path, str]:
+    """A whole segment of the server, and its name."""
+    name = backups.switch()
+    return Path(backups.config["data_directory"]) / "pg_wal" / name, name
+
+
+def test_the_server_archives_what_its_recipients_alone_can_read(made: Backups) -> None:
+    name = made.switch()
+    stored = [path for path in made.wal() if path.name.startswith(name)]
+    assert len(stored) == 1
+    content = made.unpacked(stored[0], 0)
+    assert content == made.unpacked(stored[0], 1)
+    assert len(content) == 16 << 20
+    assert hashlib.sha256(content).hexdigest() in stored[0].name
+    assert stored[0].stat().st_mode & 0o777 == 0o600
+    assert stored[0].parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_same_again_is_success_and_another_content_is_refused(made: Backups, tmp_path: Path) -> None:
+    path, name = segment(made)
+    tmp_path.chmod(0o755)
+    before = [(each, each.stat().st_mtime_ns) for each in made.wal() if name in each.name]
+    copy = made.root / "copy"
+    copy.write_bytes(path.read_bytes())
+    copy.chmod(0o644)
+    made.call("archive", str(copy), name)
+    assert [(each, each.stat().st_mtime_ns) for each in made.wal() if name in each.name] == before
+    changed = bytearray(copy.read_bytes())
+    changed[-1] ^= 1
+    copy.write_bytes(changed)
+    assert "is there with another content" in made.call("archive", str(copy), name, status=1).stderr
+    assert [(each, each.stat().st_mtime_ns) for each in made.wal() if name in each.name] == before
+
+
+def test_a_clone_must_not_archive_here(made: Backups) -> None:
+    path, _name = segment(made)
+    foreign = bytearray(path.read_bytes())
+    foreign[24] ^= 1
+    copy = made.root / "foreign"
+    copy.write_bytes(foreign)
+    copy.chmod(0o644)
+    assert "a clone must not archive into the archive of its original" in made.call("archive", str(copy), "0000000100000000000000FE", status=1).stderr
+    assert not [each for each in made.wal() if "FE-" in each.name]
+
+
+@pytest.mark.parametrize("name", ["../x", "000000010000000000000001.tmp", "x", "", "00000001.history.x", "000000010000000000000001\n"])
+def test_other_names_are_refused(made: Backups, name: str) -> None:
+    before = made.wal()
+    assert "is no name of a file of WAL" in made.call("archive", str(made.root / "config.json"), name, status=1).stderr
+    assert made.wal() == before
+
+
+@pytest.mark.parametrize("name", ["00000002.history", "0000000100000000000000FD.00000028.backup"])
+def test_history_and_backup_files_are_archived(made: Backups, name: str) -> None:
+    source = made.root / "small"
+    source.write_text("1\t0/3000000\tno recovery target\n")
+    source.chmod(0o644)
+    made.call("archive", str(source), name)
+    target = made.root / "back" / "small"
+    target.parent.mkdir(exist_ok=True)
+    target.parent.chmod(0o777)
+    identity = made.root / "identity"
+    shutil.copy(made.identities[1], identity)
+    identity.chmod(0o644)
+    made.call("fetch", name, str(target), "--identity", str(identity))
+    assert target.read_text() == source.read_text()
+    target.unlink()
+    identity.unlink()
+
+
+def test_what_is_not_there_differs_from_what_is_broken(made: Backups) -> None:
+    name = made.switch()
+    stored = next(path for path in made.wal() if path.name.startswith(name))
+    target = made.root / "target"
+    identity = made.root / "identity"
+    shutil.copy(made.identities[0], identity)
+    identity.chmod(0o644)
+    folder = made.root / "out"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    target = folder / "wal"
+    made.call("fetch", "0000000100000000000000FF", str(target), "--identity", str(identity), status=1)
+    made.call("fetch", name, str(target), status=200)
+    made.call("fetch", name, str(target), "--identity", str(identity))
+    assert hashlib.sha256(target.read_bytes()).hexdigest() in stored.name
+    target.unlink()
+    content = stored.read_bytes()
+    try:
+        for damaged in (content[:-100], bytes([*content[:100], content[100] ^ 1, *content[101:]]), b""):
+            stored.write_bytes(damaged)
+            made.call("fetch", name, str(target), "--identity", str(identity), status=200)
+            assert list(folder.iterdir()) == []
+    finally:
+        stored.write_bytes(content)
+        identity.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system of its own needs root")
+def test_a_full_disk_leaves_nothing_half_written_and_recovers_by_itself(made: Backups) -> None:
+    small = made.root / "small-disk"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0777", "tmpfs", str(small)], check=True)
+    normal = made.config["directory"]
+    path, name = segment(made)
+    noise = bytearray(path.read_bytes())
+    noise[4096:] = random.Random(1).randbytes(len(noise) - 4096)
+    source = made.root / "noise"
+    source.write_bytes(noise)
+    source.chmod(0o644)
+    try:
+        made.write(directory=str(small))
+        assert made.call("archive", str(source), name, status=1).stderr
+        assert [each for each in small.rglob("*") if each.is_file()] == []
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        made.call("archive", str(source), name)
+        assert len([each for each in small.rglob("*") if each.is_file()]) == 1
+    finally:
+        made.write(directory=normal)
+        subprocess.run(["umount", str(small)], check=True)
+        small.rmdir()
+
+
+def test_a_killed_archiver_leaves_nothing_that_is_in_the_way(made: Backups) -> None:
+    path, name = segment(made)
+    copy = made.root / "copy"
+    content = bytearray(path.read_bytes())
+    chosen = random.Random(made.server.major)
+    for attempt in range(8):
+        content[-8:] = attempt.to_bytes(8, "big")
+        copy.write_bytes(content)
+        copy.chmod(0o644)
+        other = f"{name[:16]}0000{0xA000 + attempt:04X}"
+        process = subprocess.Popen(made.command("archive", str(copy), other), stderr=subprocess.DEVNULL, **made.account)
+        time.sleep(chosen.uniform(0.02, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        made.call("archive", str(copy), other)
+        stored = [each for each in made.wal() if other in each.name]
+        assert len(stored) == 1
+        assert made.unpacked(stored[0]) == content
+        stored[0].unlink()
+
+
+# Backups
+
+
+def test_a_physical_backup_is_restored_by_other_programs_alone(made: Backups, tmp_path: Path) -> None:
+    made.call("run", "physical")
+    found = json.loads(made.call("list", "--json").stdout)[-1]
+    folder = made.directory / "physical" / found["label"]
+    assert [each["name"] for each in found["files"]] == ["base.tar.zst.age"]
+    archive = tmp_path / "base.tar"
+    archive.write_bytes(made.unpacked(folder / "base.tar.zst.age", 1))
+    listed = subprocess.run(["tar", "-tf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
+    assert "backup_manifest" in listed
+    assert "PG_VERSION" in listed
+    data = tmp_path / "data"
+    data.mkdir(0o700)
+    subprocess.run(["tar", "-xf", str(archive), "-C", str(data)], check=True)
+    verify = subprocess.run([made.server.bindir / "pg_verifybackup", "-n", str(data)], capture_output=True, text=True, check=False)
+    assert verify.returncode == 0, verify.stderr
+    status = json.loads(made.call("status", "--json", status=None).stdout)
+    assert status["kinds"]["physical"]["newest"] == found["label"]
+    assert status["archiver"]["failing"] is False
+
+
+def test_a_logical_backup_has_every_database_and_the_roles(made: Backups) -> None:
+    execute(made.server, 'CREATE DATABASE "odd \' = \\ name"', "CREATE ROLE somebody PASSWORD 'secret'")
+    time.sleep(1)
+    made.call("run", "logical")
+    found = [each for each in json.loads(made.call("list", "--json").stdout) if each["kind"] == "logical"][-1]
+    folder = made.directory / "logical" / found["label"]
+    assert [each["source"] for each in found["files"]] == ["roles and tablespaces", "odd ' = \\ name", "postgres", "shop"]
+    assert b"CREATE ROLE somebody" in made.unpacked(folder / "globals.sql.zst.age")
+    execute(made.server, "CREATE DATABASE restored")
+    dump = made.root / "shop.dump"
+    dump.write_bytes(made.unpacked(folder / found["files"][-1]["name"]))
+    login = ["-h", made.server.host, "-p", str(made.server.port), "-U", "postgres"]
+    subprocess.run([made.server.bindir / "pg_restore", *login, "-d", "restored", str(dump)], check=True)
+    assert value(made.server, "SELECT sum(n) FROM t WHERE text = md5(n::text)", db="restored") == 200010000
+    time.sleep(1)
+    made.write(databases=["shop", "shopp"])
+    try:
+        assert "there is no database shopp" in made.call("run", "logical", status=1).stderr
+    finally:
+        made.write(databases=[])
+
+
+def test_damage_is_found_without_a_key(made: Backups) -> None:
+    made.switch()
+    made.call("verify")
+    files = [*(made.directory / "physical").rglob("*.age"), *(made.directory / "logical").rglob("*.age")]
+    for path in files[:4]:
+        content = path.read_bytes()
+        for damaged in (content[:-1], bytes([*content[:100], content[100] ^ 1, *content[101:]]), None):
+            if damaged is None:
+                path.unlink()
+            else:
+                path.write_bytes(damaged)
+            assert path.name in made.call("verify", status=1).stdout
+            path.write_bytes(content)
+            path.chmod(0o600)
+            shutil.chown(path, servers.server_account().pw_uid, servers.server_account().pw_gid)
+    made.switch()
+    made.switch()
+    middle = [path for path in made.wal() if len(path.name.split("-")[0]) == 24][-2]
+    content = middle.read_bytes()
+    middle.unlink()
+    print("MIDDLE", middle, [p.name[:30] for p in made.wal()], made.call("list", "--json").stdout)
+    assert f"{middle.name.split('-')[0]} is missing" in made.call("verify", status=1).stdout
+    middle.write_bytes(content)
+    middle.chmod(0o600)
+    shutil.chown(middle, servers.server_account().pw_uid, servers.server_account().pw_gid)
+    made.call("verify")
+
+
+def test_old_backups_go_when_a_new_one_is_good_and_never_before(made: Backups) -> None:
+    for day in (1, 2, 3, 4):
+        made.switch()
+        made.call("run", "physical", now=f"2030-01-0{day}T01:15:00+00:00")
+    labels = [each["label"] for each in json.loads(made.call("list", "--json").stdout) if each["kind"] == "physical"]
+    assert labels == ["20300103T011500Z", "20300104T011500Z"]
+    first = json.loads(made.call("list", "--json").stdout)[0]["facts"]["start"]
+    number = int(first.partition("/")[2], 16) >> 24
+    kept = [int(path.name[16:24], 16) for path in made.wal() if path.name[24] == "-"]
+    assert min(kept) == number
+    made.call("verify")
+    # A job that fails lets nothing go.
+    made.write(port=1)
+    assert made.call("run", "physical", now="2030-01-05T01:15:00+00:00", status=1).stderr
+    made.write(port=made.server.port)
+    assert [each["label"] for each in json.loads(made.call("list", "--json").stdout) if each["kind"] == "physical"] == labels
+    assert "the clock has gone back" in made.call("run", "physical", now="2029-01-05T01:15:00+00:00", status=1).stderr
+    status = json.loads(made.call("status", "--json", status=1).stdout)
+    assert any("the last physical run failed" in problem for problem in status["problems"])
+
+
+def test_jobs_wait_for_each_other(made: Backups) -> None:
+    made.write(lock_wait=0)
+    holder = subprocess.Popen(["flock", str(made.directory / "lock"), "sleep", "30"], start_new_session=True)
+    try:
+        time.sleep(0.5)
+        assert "another job has held" in made.call("run", "logical", status=1).stderr
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+        made.write(lock_wait=60)
+
+
+def test_a_killed_job_is_no_backup_and_the_next_one_cleans_up(made: Backups) -> None:
+    before = json.loads(made.call("list", "--json").stdout)
+    chosen = random.Random(3)
+    for _attempt in range(3):
+        process = subprocess.Popen(made.command("run", "logical"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **made.account)
+        time.sleep(chosen.uniform(0.1, 0.4))
+        process.kill()
+        process.wait()
+    time.sleep(1)
+    made.call("run", "logical")
+    after = json.loads(made.call("list", "--json").stdout)
+    assert len(after) - len(before) in (1, 2, 3, 4)
+    folders = {path.name for path in (made.directory / "logical").iterdir()}
+    assert folders == {each["label"] for each in after if each["kind"] == "logical"}
+    made.call("verify")
