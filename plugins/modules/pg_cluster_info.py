@@ -65,6 +65,11 @@ superuser:
   returned: success
   type: bool
   sample: true
+system_identifier:
+  description: The number that the cluster got when it was made, and that its standbys and its WAL have, too.
+  returned: success
+  type: str
+  sample: "7712629487227264965"
 data_directory:
   description: The data directory.
   returned: success

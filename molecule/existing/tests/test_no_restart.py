@@ -11,7 +11,7 @@ Query = Callable[..., str]
 
 def test_the_library_waits(query: Query) -> None:
     assert query("SHOW shared_preload_libraries") == ""
-    assert query("SELECT name FROM pg_settings WHERE pending_restart") == "shared_preload_libraries"
+    assert query("SELECT string_agg(name, ' ' ORDER BY name) FROM pg_settings WHERE pending_restart") == "archive_mode shared_preload_libraries"
 
 
 def test_the_server_was_not_restarted(host: Any, query: Query) -> None:

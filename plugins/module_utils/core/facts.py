@@ -78,6 +78,7 @@ class ClusterFacts:
     in_recovery: bool
     role: str
     superuser: bool
+    system_identifier: str
     data_directory: str | None
     config_file: str | None
     hba_file: str | None
@@ -120,6 +121,7 @@ def read_facts(database: Database) -> ClusterFacts:
         in_recovery=database.in_recovery(),
         role=role,
         superuser=bool(superuser),
+        system_identifier=database.value("SELECT system_identifier::text FROM pg_catalog.pg_control_system()"),
         data_directory=data_directory,
         config_file=config_file,
         hba_file=settings.get("hba_file"),
