@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 
 from tests import servers
-from tests.integration.sql import execute, value
+from tests.integration.sql import execute, session, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +189,7 @@ def test_other_names_are_refused(made: Backups, name: str) -> None:
     assert made.wal() == before
 
 
-@pytest.mark.parametrize("name", ["00000002.history", "0000000100000000000000FD.00000028.backup"])
+@pytest.mark.parametrize("name", ["000000FE.history", "0000000100000000000000FD.00000028.backup"])
 def test_history_and_backup_files_are_archived(made: Backups, name: str) -> None:
     source = made.root / "small"
     source.write_text("1\t0/3000000\tno recovery target\n")
@@ -400,3 +401,130 @@ def test_a_killed_job_is_no_backup_and_the_next_one_cleans_up(made: Backups) -> 
     folders = {path.name for path in (made.directory / "logical").iterdir()}
     assert folders == {each["label"] for each in after if each["kind"] == "logical"}
     made.call("verify")
+
+
+# Restoring
+
+
+class Ledger:
+    """Commits one row after another, and knows position and time between each two of them."""
+
+    def __init__(self, backups: Backups) -> None:
+        self.backups = backups
+        self.between: list[tuple[int, str, str]] = []
+        execute(backups.server, "DROP TABLE IF EXISTS ledger", "CREATE TABLE ledger (n int PRIMARY KEY, amount int)")
+
+    def write(self, count: int) -> None:
+        with session(self.backups.server) as connection, connection.cursor() as cursor:
+            for _row in range(count):
+                number = len(self.between) + 1
+                cursor.execute("INSERT INTO ledger VALUES (%s, %s)", (number, number * 7))
+                time.sleep(0.02)
+                cursor.execute("SELECT pg_current_wal_insert_lsn()::text, clock_timestamp()::text")
+                self.between.append((number, *cursor.fetchone()))
+                time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def ledger(made: Backups) -> Ledger:
+    """A ledger with a backup in the midst, a restore point, and everything archived."""
+    shutil.rmtree(made.directory / "physical", ignore_errors=True)
+    made.write(keep={})
+    found = Ledger(made)
+    found.write(10)
+    made.call("run", "physical")
+    found.write(20)
+    made.switch()
+    found.write(15)
+    execute(made.server, "SELECT pg_create_restore_point('before the release')")
+    found.write(15)
+    made.switch()
+    found.write(5)
+    made.switch()
+    return found
+
+
+def restored(made: Backups, *words: str) -> list[tuple[Any, ...]]:
+    """Restore to a directory, start it, and read the ledger there."""
+    data = made.root / "restored"
+    identity = made.root / "identity"
+    shutil.copy(made.identities[1], identity)
+    identity.chmod(0o600)
+    if os.geteuid() == 0:
+        shutil.chown(identity, servers.server_account().pw_uid)
+        shutil.chown(made.root, servers.server_account().pw_uid)
+    port = servers.free_port()
+    control = [str(made.server.bindir / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
+    try:
+        made.call("restore", str(data), "--identity", str(identity), *words)
+        options = f"-k {made.root} -p {port} -c listen_addresses= -c ssl=off"
+        started = subprocess.run([*control, "-l", str(made.root / "restored.log"), "-o", options, "start"], check=False, **made.account)
+        assert started.returncode == 0, (made.root / "restored.log").read_text()
+        Backups.wait(lambda: asked(made, port, "SELECT NOT pg_is_in_recovery()") == [(True,)])
+        assert asked(made, port, "SHOW archive_mode") == [("off",)]
+        return asked(made, port, "SELECT n, amount FROM ledger ORDER BY n")
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, check=False, **made.account)
+        shutil.rmtree(data, ignore_errors=True)
+        identity.unlink()
+
+
+def asked(made: Backups, port: int, statement: str) -> list[tuple[Any, ...]]:
+    connection = psycopg2.connect(host=str(made.root), port=port, user="postgres", dbname="postgres")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+def rows(last: int) -> list[tuple[int, int]]:
+    return [(number, number * 7) for number in range(1, last + 1)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recovery_ends_exactly_at_a_position(made: Backups, ledger: Ledger, seed: int) -> None:
+    number, lsn, _time = random.Random(seed + made.server.major).choice(ledger.between[15:60])
+    assert restored(made, "--lsn", lsn) == rows(number)
+
+
+def test_recovery_ends_exactly_at_a_time(made: Backups, ledger: Ledger) -> None:
+    number, _lsn, at = random.Random(made.server.major).choice(ledger.between[15:60])
+    assert restored(made, "--time", at.replace(" ", "T") + ":00") == rows(number)
+
+
+def test_recovery_ends_exactly_at_a_restore_point(made: Backups, ledger: Ledger) -> None:
+    assert ledger.between
+    assert restored(made, "--name", "before the release") == rows(45)
+
+
+def test_recovery_goes_to_the_end_of_the_archive(made: Backups, ledger: Ledger) -> None:
+    assert restored(made) == rows(len(ledger.between))
+
+
+def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(made: Backups, ledger: Ledger) -> None:
+    live = made.config["data_directory"]
+    before = sorted(os.listdir(live))
+    refusals = {
+        (live,): "is a data directory that is not empty",
+        (str(made.root / "x"), "--lsn", ledger.between[0][1]): "no physical backup had ended before the position",
+        (str(made.root / "x"), "--time", "2001-01-01T00:00:00+00:00"): "no physical backup had ended before the time",
+        (str(made.root / "x"), "--time", "2031-01-01T00:00:00"): "the time needs its time zone",
+        (str(made.root / "x"), "--time", "noon"): "noon is no time",
+        (str(made.root / "x"), "--lsn", "7"): "7 is no position in WAL",
+        (str(made.root / "x"), "--lsn", "0/7", "--name", "x"): "name one target",
+        (str(made.root / "x"), "--label", "20010101T000000Z"): "there is no physical backup 20010101T000000Z; there are",
+    }
+    for words, message in refusals.items():
+        assert message in made.call("restore", *words, "--identity", "/nonexistent", status=1).stderr
+    assert sorted(os.listdir(live)) == before
+    assert not (made.root / "x").exists()
+    backup = next((made.directory / "physical").rglob("*.age"))
+    content = backup.read_bytes()
+    try:
+        backup.write_bytes(bytes([*content[:1000], content[1000] ^ 1, *content[1001:]]))
+        assert "the backup is damaged" in made.call("restore", str(made.root / "x"), "--identity", "/nonexistent", status=1).stderr
+        assert not (made.root / "x").exists()
+    finally:
+        backup.write_bytes(content)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # What the archiver runs for each file of WAL imports nothing that it does not need.
 
+_PROGRAM = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MISSING, _BROKEN = 1, 200  # restore_command: PostgreSQL goes on after the first, and stops after what is above 125
 
 
@@ -40,6 +42,13 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--json", action="store_true")
     verbs.add_parser("verify", help="compare every stored file with its checksum")
+    verb = verbs.add_parser("restore", help="make a data directory from a backup and the archive, which recovers when it is started")
+    verb.add_argument("directory", help="empty, or not there yet")
+    verb.add_argument("--identity", help="the file of an age identity")
+    verb.add_argument("--label", help="the backup to begin with; by default the newest that fits")
+    verb.add_argument("--time", metavar="ISO8601", help="recover up to a time, with its time zone")
+    verb.add_argument("--lsn", help="recover up to a position")
+    verb.add_argument("--name", help="recover up to a restore point")
     verbs.add_parser("check-dump", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -97,7 +106,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
             print(text, flush=True)
 
     def myself(verb: str) -> list[str]:
-        return [sys.executable, "-I", os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "--config", options.config, verb]
+        return [sys.executable, "-I", _PROGRAM, "--config", options.config, verb]
 
     try:
         with locked(config):
@@ -175,6 +184,27 @@ def _verify(config: Config, _options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def _restore(config: Config, options: argparse.Namespace) -> int:
+    from datetime import datetime
+
+    from bulwark_backup.restore import Target, restore
+
+    try:
+        at = datetime.fromisoformat(options.time) if options.time else None
+    except ValueError:
+        raise BackupError(f"{options.time} is no time, such as 2026-01-31T12:00:00+00:00") from None
+    identity = os.path.abspath(options.identity) if options.identity else None
+    command = [sys.executable, "-I", _PROGRAM, "--config", os.path.abspath(options.config), "fetch", "%f", "%p"]
+    fetch = " ".join(word if word in ("%f", "%p") else shlex.quote(word).replace("%", "%%") for word in command)
+    if identity:
+        fetch += f" --identity {shlex.quote(identity).replace('%', '%%')}"
+    directory = os.path.abspath(options.directory)
+    backup = restore(config, directory, Target(at, options.lsn, options.name), identity, options.label, fetch, print)
+    print(f"{directory} is restored from {backup.label}; archive_mode is off in it. Start it, and it recovers:")
+    print(f"  {shlex.quote(config.program('pg_ctl'))} -D {shlex.quote(directory)} start")
+    return 0
+
+
 def _check_dump(config: Config, _options: argparse.Namespace) -> int:
     from bulwark_backup.jobs import check_dump
 
@@ -191,5 +221,6 @@ _VERBS = {
     "list": _list,
     "status": _status,
     "verify": _verify,
+    "restore": _restore,
     "check-dump": _check_dump,
 }

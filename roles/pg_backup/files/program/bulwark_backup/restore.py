@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: The bulwark.postgresql authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A cluster from a physical backup and the archive, in a directory of its own: to the end, or to a time, a position or a restore point."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from bulwark_backup.archive import segments
+from bulwark_backup.backups import PHYSICAL, Backup, all_backups, folder, problems
+from bulwark_backup.config import BackupError, Config
+from bulwark_backup.storage import Pipeline, program, unpacking
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_LSN = re.compile(r"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
+# What a server that recovers must have at least as high as the one that wrote the WAL, by the names of pg_controldata.
+_AT_LEAST = ("max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact")
+_NAMES = {"max_prepared_xacts": "max_prepared_transactions", "max_locks_per_xact": "max_locks_per_transaction"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where recovery ends: one of them, or the end of the archive. time: with a time zone. lsn: such as 0/3000060. name: a restore point."""
+
+    time: datetime | None = None
+    lsn: str | None = None
+    name: str | None = None
+
+    def check(self) -> None:
+        """Raise BackupError for what is no target."""
+        if sum(each is not None for each in (self.time, self.lsn, self.name)) > 1:
+            raise BackupError("name one target: a time, a position or a restore point")
+        if self.time is not None and self.time.tzinfo is None:
+            raise BackupError("the time needs its time zone, such as 2026-01-31T12:00:00+00:00")
+        if self.lsn is not None and not _LSN.fullmatch(self.lsn):
+            raise BackupError(f"{self.lsn} is no position in WAL, such as 0/3000060")
+
+    def settings(self) -> dict[str, str]:
+        """The settings by which PostgreSQL stops there."""
+        if self.time is not None:
+            return {"recovery_target_time": self.time.isoformat(sep=" ")}
+        if self.lsn is not None:
+            # Up to the position and not the record that begins there: what was committed before it is in, and nothing else.
+            return {"recovery_target_lsn": self.lsn, "recovery_target_inclusive": "off"}
+        return {"recovery_target_name": self.name} if self.name is not None else {}
+
+    def words(self) -> str:
+        """The target as messages name it."""
+        if self.time is not None:
+            return f"the time {self.time.isoformat(sep=' ')}"
+        return f"the position {self.lsn}" if self.lsn else f"the restore point {self.name}" if self.name else "the end of the archive"
+
+
+def chosen(backups: Sequence[Backup], target: Target, label: str | None) -> Backup:
+    """The backup to begin with: the named one, or the newest that had ended before the target. Raises BackupError."""
+    if label is not None:
+        found = [backup for backup in backups if backup.label == label]
+        if not found:
+            raise BackupError(f"there is no physical backup {label}; there are {', '.join(backup.label for backup in backups) or 'none'}")
+        return found[0]
+
+    def before(backup: Backup) -> bool:
+        if target.time is not None:
+            return backup.began + timedelta(seconds=backup.seconds) <= target.time
+        return target.lsn is None or _position(str(backup.facts["end"])) <= _position(target.lsn)
+
+    fit = [backup for backup in backups if before(backup)]
+    if not fit:
+        first = f"the oldest is of {backups[0].label}" if backups else "there is none"
+        raise BackupError(f"no physical backup had ended before {target.words()}; {first}")
+    return fit[-1]
+
+
+def _position(lsn: str) -> int:
+    high, _slash, low = lsn.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def restore(config: Config, directory: str, target: Target, identity: str | None, label: str | None, fetch: str, say: Callable[[str], None]) -> Backup:
+    """Make a data directory that recovers to the target when it is started. Returns the backup that was taken.
+
+    directory: must be empty or not be there. fetch: the restore_command. Raises BackupError; the directory is then as far as it got.
+    """
+    target.check()
+    if os.path.isdir(directory) and os.listdir(directory):
+        what = "a data directory" if os.path.exists(os.path.join(directory, "PG_VERSION")) else "a directory"
+        raise BackupError(f"{directory} is {what} that is not empty: restore to another one, and keep the old one until you are sure")
+    backup = chosen(all_backups(config, PHYSICAL), target, label)
+    newest = max((name for name, _path in segments(config) if len(name) == 24), default=None)
+    say(f"backup {backup.label}, {backup.size >> 20} MiB, then WAL up to {target.words()}; the archive ends with {newest or 'nothing'}")
+    wrong = problems(config, backup)
+    if wrong:
+        raise BackupError("the backup is damaged, choose another one by --label: " + "; ".join(wrong))
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    os.chmod(directory, 0o700)
+    for file in backup.files:
+        path = os.path.join(folder(config, PHYSICAL, backup.label), file.name)
+        say(f"unpacking {path}")
+        with open(path, "rb") as source, Pipeline([*unpacking(path, identity), [program("tar"), "-x", "-C", directory]], source) as pipeline:
+            pipeline.finish()
+    _verify(config, directory)
+    _configure(config, directory, target, fetch)
+    return backup
+
+
+def _verify(config: Config, directory: str) -> None:
+    """Compare every file with the manifest of pg_basebackup."""
+    done = subprocess.run([config.program("pg_verifybackup"), "-n", "-q", directory], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackupError(f"pg_verifybackup: {' '.join(done.stderr.split())}")
+
+
+def _configure(config: Config, directory: str, target: Target, fetch: str) -> None:
+    """Have the server recover when it starts, and keep it from archiving where the original does."""
+    settings = {"restore_command": fetch, "archive_mode": "off", "recovery_target_action": "promote", **target.settings()}
+    lines = ["", "# Written by pg-bulwark-backup restore.", *(f"{name} = {_quoted(text)}" for name, text in settings.items())]
+    with open(os.path.join(directory, "postgresql.auto.conf"), "a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    main = os.path.join(directory, "postgresql.conf")
+    if not os.path.exists(main):  # on Debian it is elsewhere
+        shown = subprocess.run(
+            [config.program("pg_controldata"), directory], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}
+        ).stdout
+        with open(main, "w", encoding="utf-8") as file:
+            for name, number in re.findall(r"^(\w+) setting:\s+(\d+)$", shown, re.MULTILINE):
+                if name in _AT_LEAST:
+                    file.write(f"{_NAMES.get(name, name)} = {number}\n")
+    rules = os.path.join(directory, "pg_hba.conf")
+    if not os.path.exists(rules):
+        with open(rules, "w", encoding="utf-8") as file:
+            file.write("local all all peer\n")
+    with open(os.path.join(directory, "recovery.signal"), "w", encoding="utf-8"):
+        pass
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
