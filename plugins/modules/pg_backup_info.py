@@ -11,7 +11,7 @@ module: pg_backup_info
 short_description: How the backups of a server and the archive of its WAL stand
 version_added: 1.0.0
 author:
-  - The bulwark.postgresql authors
+  - The bulwark.postgresql authors (@bulwark-project)
 description:
   - Asks the program C(pg-bulwark-backup), which the role C(pg_backup) has installed on the host, and changes nothing.
   - Run it as the user of the operating system that the server runs as.

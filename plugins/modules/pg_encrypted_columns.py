@@ -11,7 +11,7 @@ module: pg_encrypted_columns
 short_description: Encrypt columns in place, rotate their keys, decrypt them, count their rows by key
 version_added: 1.0.0
 author:
-  - The bulwark.postgresql authors
+  - The bulwark.postgresql authors (@bulwark-project)
 description:
   - Converts the values of columns to Fernet tokens that the application reads with C(field_encryption.py), while the application goes on
     working. Values are read and written page by page, each page in a transaction of its own, and only rows that nobody has changed
