@@ -16,4 +16,9 @@ def test_the_library_is_loaded(host: Any, query: Query) -> None:
 
 
 def test_nothing_is_left_to_go_back_to(host: Any) -> None:
-    assert host.run("ls -A /etc/postgresql/17/main/conf.d").stdout.split() == ["bulwark.conf", "bulwark_ssl.conf", "log.conf"]
+    assert host.run("ls -A /etc/postgresql/17/main/conf.d").stdout.split() == [
+        "bulwark.conf",
+        "bulwark_backup.conf",
+        "bulwark_ssl.conf",
+        "log.conf",
+    ]
