@@ -345,7 +345,6 @@ def test_damage_is_found_without_a_key(made: Backups) -> None:
     middle = [path for path in made.wal() if len(path.name.split("-")[0]) == 24][-2]
     content = middle.read_bytes()
     middle.unlink()
-    print("MIDDLE", middle, [p.name[:30] for p in made.wal()], made.call("list", "--json").stdout)
     assert f"{middle.name.split('-')[0]} is missing" in made.call("verify", status=1).stdout
     middle.write_bytes(content)
     middle.chmod(0o600)
@@ -528,3 +527,253 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(made: Backups
         assert not (made.root / "x").exists()
     finally:
         backup.write_bytes(content)
+
+
+# Drills
+
+
+@pytest.fixture
+def drilled(made: Backups) -> Iterator[Path]:
+    """The directory that drills restore into, with an identity beside it that the server's account reads."""
+    account = servers.server_account()
+    identity = made.root / "escrow"
+    shutil.copy(made.identities[1], identity)
+    identity.chmod(0o600)
+    if os.geteuid() == 0:
+        shutil.chown(identity, account.pw_uid)
+        shutil.chown(made.root, account.pw_uid)
+    made.write(scratch=str(made.root / "scratch"))
+    try:
+        yield made.root / "scratch"
+    finally:
+        made.call("drill", "stop", status=None)
+        shutil.rmtree(made.root / "scratch", ignore_errors=True)
+        identity.unlink()
+        made.write(scratch="/var/tmp/bulwark-drill")
+
+
+def drill(made: Backups, *words: str, status: int = 0, now: str | None = None) -> subprocess.CompletedProcess[str]:
+    return made.call("drill", *words, "--identity", str(made.root / "escrow"), status=status, now=now)
+
+
+@pytest.fixture(scope="module")
+def canary(made: Backups) -> Backups:
+    """A backup, rows of the canary after it, the first one with a restore point, and all of them but the last in the archive."""
+    execute(
+        made.server,
+        "CREATE ROLE app NOLOGIN", "CREATE ROLE member", "GRANT app TO member",
+        "CREATE TABLE rows_of_tenants (id int PRIMARY KEY, tenant int)", "GRANT SELECT ON rows_of_tenants TO app",
+        "ALTER TABLE rows_of_tenants ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", "CREATE POLICY mine ON rows_of_tenants TO app USING (tenant = 1)",
+        "CREATE ROLE owner", "ALTER TABLE rows_of_tenants OWNER TO owner", "CREATE MATERIALIZED VIEW sums AS SELECT count(*) FROM rows_of_tenants",
+        "ALTER MATERIALIZED VIEW sums OWNER TO owner",
+        db="shop",
+    )  # fmt: skip
+    time.sleep(1)
+    for kind in ("physical", "logical"):
+        made.call("run", kind)
+    for _row in range(3):
+        made.call("canary")
+        made.switch()
+    execute(made.server, "GRANT UPDATE ON rows_of_tenants TO app", db="shop")
+    made.call("canary")
+    made.switch()
+    return made
+
+
+def processes() -> str:
+    """The command lines of everything that runs."""
+    return subprocess.run(["ps", "ax", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def rows_of_canary(made: Backups) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted((made.directory / "canary").iterdir()) for line in path.read_text().splitlines()]
+
+
+def evidence_of(made: Backups, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(max((made.directory / "runs").glob(f"*-drill-{kind}.json")).read_text())
+    return found
+
+
+def test_a_canary_has_a_restore_point_each_hour_and_says_where_it_is(canary: Backups) -> None:
+    rows = rows_of_canary(canary)
+    there = value(canary.server, "SELECT json_agg(json_build_object('id', id, 'at', at) ORDER BY id) FROM bulwark_backup.canary")
+    assert [row["id"] for row in rows] == [row["id"] for row in there]
+    assert sum(row["restore_point"] is not None for row in rows) in (1, 2)  # the hour may have ended
+    for row in rows:
+        assert value(canary.server, f"SELECT pg_walfile_name('{row['lsn']}')") == row["file"]
+
+
+def test_a_drill_ends_at_the_restore_point_and_finds_the_catalog_as_it_was(canary: Backups, drilled: Path) -> None:
+    live = value(canary.server, "SELECT pg_postmaster_start_time()::text")
+    printed = drill(canary, "physical").stdout
+    found = evidence_of(canary, "physical")
+    points = [row for row in rows_of_canary(canary)[:-1] if row["restore_point"]]
+    assert found["target"] == f"the restore point {points[-1]['restore_point']}"
+    assert found["row"]["id"] == points[-1]["id"]
+    checks = {check["name"]: check for check in found["checks"]}
+    assert {name: check["ok"] for name, check in checks.items()} == {"cluster": True, "recovery target": True, "catalog": True, "amcheck": True}
+    assert "1 policies" in checks["catalog"]["text"]
+    assert found["rto"] > 0
+    assert 0 < found["rpo"] < 600
+    assert {"server", "postgres", "age", "zstd"} == set(found["versions"])
+    assert "restored   in" in printed
+    assert not drilled.exists()
+    assert value(canary.server, "SELECT pg_postmaster_start_time()::text") == live
+
+
+def test_a_drill_ends_at_the_newest_archived_row(canary: Backups, drilled: Path) -> None:
+    drill(canary, "physical", "--target", "row")
+    assert evidence_of(canary, "physical")["row"]["id"] == rows_of_canary(canary)[-2]["id"]
+    drill(canary, "physical", "--target", "end")
+    assert evidence_of(canary, "physical")["target"] == "the end of the archive"
+    assert not drilled.exists()
+
+
+def test_a_drill_restores_every_dump(canary: Backups, drilled: Path) -> None:
+    drill(canary, "logical")
+    found = evidence_of(canary, "logical")
+    assert {check["name"]: check["ok"] for check in found["checks"]} == {"databases": True, "amcheck": True}
+    assert not drilled.exists()
+
+
+def test_what_a_drill_leaves_running_is_reached_by_its_socket_alone(canary: Backups, drilled: Path) -> None:
+    running = json.loads(drill(canary, "physical", "--keep", "--target", "row", "--json").stdout)["running"]
+
+    def ask(statement: str) -> Any:
+        connection = psycopg2.connect(**running, dbname="postgres")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall()[0][0]
+        finally:
+            connection.close()
+
+    assert ask("SELECT count(*) FROM bulwark_backup.canary") == len(rows_of_canary(canary)) - 1
+    settings = {"listen_addresses": "", "archive_mode": "off", "shared_preload_libraries": "", "max_logical_replication_workers": "0"}
+    assert {name: ask(f"SHOW {name}") for name in settings} == settings
+    assert drilled.stat().st_mode & 0o777 == 0o700
+    assert str(drilled) in processes()
+    canary.call("status", "--json", status=None)
+    check = json.dumps({"name": "policy", "ok": False, "text": "2 grants are missing"})
+    assert "WRONG      policy: 2 grants are missing" in canary.call("drill", "stop", "--check", check, status=1).stdout
+    assert evidence_of(canary, "physical")["error"] == "policy: 2 grants are missing"
+    assert not drilled.exists()
+    assert str(drilled) not in processes()
+    assert any("policy: 2 grants are missing" in problem for problem in json.loads(canary.call("status", "--json", status=1).stdout)["problems"])
+
+
+def test_another_host_needs_the_directory_and_an_identity_alone(canary: Backups, drilled: Path) -> None:
+    environment = canary.account["env"]
+    account = {**canary.account, "env": {**environment, "PATH": f"{canary.server.bindir}:{environment['PATH']}"}}
+    words = ["--directory", str(canary.directory), "drill", "physical", "--identity", str(canary.root / "escrow"), "--scratch", str(drilled)]
+    done = subprocess.run([PYTHON, "-I", str(PROGRAM), *words], capture_output=True, text=True, check=False, **account)
+    assert done.returncode == 0, done.stderr
+    assert "restored   in" in done.stdout
+
+
+@pytest.mark.parametrize("damage", ["a bit of the backup", "the end of the backup", "a segment", "a bit of a segment", "the key", "the whole backup"])
+def test_a_drill_fails_for_what_cannot_be_restored(canary: Backups, drilled: Path, damage: str) -> None:
+    physical = max((canary.directory / "physical").iterdir()) / "base.tar.zst.age"
+    start = json.loads((physical.parent / "manifest.json").read_text())["facts"]["start"]
+    row = rows_of_canary(canary)[-2]
+    low = f"{int(start.partition('/')[2], 16) >> 24:08X}"
+    segments = [path for path in canary.wal() if path.name[24] == "-" and low < path.name[16:24] <= row["file"][16:]]
+    path = {"a segment": segments[0], "a bit of a segment": segments[0], "the key": canary.root / "escrow"}.get(damage, physical)
+    content = path.read_bytes()
+    owner = path.stat().st_uid
+    try:
+        if damage.startswith("a bit"):
+            path.write_bytes(bytes([*content[:2000], content[2000] ^ 1, *content[2001:]]))
+        elif damage == "the end of the backup":
+            path.write_bytes(content[:-1])
+        elif damage == "the key":
+            subprocess.run(["age-keygen", "-o", str(canary.root / "other")], check=True, capture_output=True)
+            path.write_bytes((canary.root / "other").read_bytes())
+        else:
+            path.unlink()
+        message = drill(canary, "physical", "--target", "row", status=1).stderr
+        assert message
+        found = evidence_of(canary, "physical")
+        assert found["error"]
+        assert not drilled.exists()
+        assert any("the last drill-physical run failed" in each for each in json.loads(canary.call("status", "--json", status=1).stdout)["problems"])
+    finally:
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o600)
+        if os.geteuid() == 0:
+            shutil.chown(path, owner)
+
+
+def test_a_drill_finds_what_is_not_as_it_was(canary: Backups, drilled: Path) -> None:
+    record = sorted((canary.directory / "canary").iterdir())[-1]
+    text = record.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    try:
+        changed = json.loads(text.splitlines()[0])
+        assert changed["restore_point"]
+        changed["catalog"]["shop"]["policies"] += 1
+        record.write_text("\n".join([json.dumps(changed), *text.splitlines()[1:]]) + "\n")
+        error = drill(canary, "physical", status=1).stderr
+        assert "policies of database shop: 1, and there were 2" in error
+        lines[-2]["at"] = "2020-01-01T00:00:00+00:00"
+        record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert "and was committed at 2020" in drill(canary, "physical", "--target", "row", status=1).stderr
+        lines[-2].update(lsn=lines[-3]["lsn"], at=json.loads(text.splitlines()[-2])["at"])
+        record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert "is not there" in drill(canary, "physical", "--target", "row", status=1).stderr
+    finally:
+        record.write_text(text)
+    assert not drilled.exists()
+
+
+def test_a_drill_never_touches_what_it_has_not_made(canary: Backups, drilled: Path) -> None:
+    live = canary.config["data_directory"]
+    before = sorted(os.listdir(live))
+    drilled.mkdir()
+    (drilled / "precious").write_text("x")
+    refusals = {
+        live: "must not be in each other",
+        f"{live}/scratch": "must not be in each other",
+        str(Path(live).parent): "must not be in each other",
+        str(canary.directory / "x"): "must not be in each other",
+        "/": "must not be in each other",
+        str(drilled): "is not empty, and no drill has made it",
+    }
+    for scratch, message in refusals.items():
+        assert message in drill(canary, "physical", "--scratch", scratch, status=1).stderr
+        canary.call("drill", "stop", "--scratch", scratch, status=None)
+    link = canary.root / "link"
+    link.symlink_to(live)
+    assert "must not be in each other" in drill(canary, "physical", "--scratch", str(link), status=1).stderr
+    link.unlink()
+    assert sorted(os.listdir(live)) == before
+    assert (drilled / "precious").read_text() == "x"
+    assert value(canary.server, "SELECT 1") == 1
+
+
+def test_a_drill_that_was_killed_is_cleaned_up_by_the_next(canary: Backups, drilled: Path) -> None:
+    chosen = random.Random(canary.server.major)
+    for _attempt in range(3):
+        words = ["drill", "physical", "--identity", str(canary.root / "escrow")]
+        process = subprocess.Popen(canary.command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **canary.account)
+        time.sleep(chosen.uniform(0.2, 3))
+        process.kill()
+        process.wait()
+    drill(canary, "physical")
+    assert not drilled.exists()
+    assert str(drilled) not in processes()
+
+
+def test_an_old_drill_is_a_problem(canary: Backups, drilled: Path) -> None:
+    drill(canary, "physical")
+    canary.write(drill_days=7, keep={"physical": {"count": 7}})
+    try:
+        later = "2031-01-01T00:00:00+00:00"
+        now = json.loads(canary.call("status", "--json", status=None).stdout)["problems"]
+        then = json.loads(canary.call("status", "--json", now=later, status=1).stdout)["problems"]
+        assert not any("no drill" in problem for problem in now)
+        assert any("no drill has restored the physical backups for 7 days" in problem for problem in then)
+    finally:
+        canary.write(drill_days=0, keep={})
+    assert not drilled.exists()

@@ -58,7 +58,7 @@ def test_nobody_else_reads_the_directory_and_nothing_in_it_is_plain(host: Any, b
     assert backups
     directory = host.file(DIRECTORY)
     assert (directory.user, directory.mode) == ("postgres", 0o700)
-    plain = host.run(f"find {DIRECTORY} -type f ! -name '*.age' ! -name '*.json' ! -name lock ! -name '.*.tmp'")
+    plain = host.run(f"find {DIRECTORY} -type f ! -name '*.age' ! -name '*.json' ! -name '*.jsonl' ! -name lock ! -name '.*.tmp'")
     assert plain.stdout == ""
 
 

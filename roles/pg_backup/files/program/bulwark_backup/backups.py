@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -95,6 +96,19 @@ def all_backups(config: Config, kind: str) -> list[Backup]:
     except FileNotFoundError:
         return []
     return [read(config, kind, label) for label in labels if os.path.exists(os.path.join(folder(config, kind, label), _MANIFEST))]
+
+
+def newest_manifest(directory: str) -> dict[str, Any]:
+    """The newest manifest in a directory of backups. Raises BackupError where there is none."""
+    found = glob.glob(os.path.join(glob.escape(directory), "*", "*", _MANIFEST))
+    if not found:
+        raise BackupError(f"there is no backup in {directory}")
+    newest = max(found, key=lambda path: os.path.basename(os.path.dirname(path)))
+    try:
+        with open(newest, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise BackupError(f"{newest} is damaged: {error}") from None
 
 
 def remove(config: Config, backup: Backup) -> None:

@@ -26,6 +26,7 @@ _MISSING, _BROKEN = 1, 200  # restore_command: PostgreSQL goes on after the firs
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pg-bulwark-backup", description="Backups of a PostgreSQL cluster, and the archive of its WAL.")
     parser.add_argument("--config", default="/etc/bulwark-backup/main.json", help="the configuration of the cluster (%(default)s)")
+    parser.add_argument("--directory", dest="backups", help="instead of a configuration, on another host: the directory of the backups")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = verbs.add_parser("archive", help="archive_command: archive %%p %%f")
     verb.add_argument("path")
@@ -49,6 +50,21 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     verb.add_argument("--time", metavar="ISO8601", help="recover up to a time, with its time zone")
     verb.add_argument("--lsn", help="recover up to a position")
     verb.add_argument("--name", help="recover up to a restore point")
+    verbs.add_parser("canary", help="write a row by which a drill knows how far a restore got, and each hour a restore point")
+    verb = verbs.add_parser("drill", help="restore the newest backup where nobody else gets at it, and compare it with what is known")
+    verb.add_argument("kind", choices=["physical", "logical", "stop"], help="stop: the server that --keep has left")
+    verb.add_argument("--identity", help="the file of an age identity")
+    verb.add_argument("--label", help="another backup than the newest")
+    verb.add_argument("--scratch", help="the directory to restore into, instead of that of the configuration; it is removed afterwards")
+    verb.add_argument(
+        "--target",
+        choices=["best", "row", "end"],
+        default="best",
+        help="where a physical one ends: at the newest restore point whose following WAL is archived, at the newest such row, or at the end of the archive",
+    )
+    verb.add_argument("--keep", action="store_true", help="leave the restored server running, for further checks")
+    verb.add_argument("--check", action="append", default=[], metavar="JSON", help="with stop: what a further check has found (name, ok, text)")
+    verb.add_argument("--json", action="store_true")
     verbs.add_parser("check-dump", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -58,7 +74,7 @@ def main(words: Sequence[str]) -> int:
     options = _arguments(words)
     signal.signal(signal.SIGTERM, _stopped)
     try:
-        config = load(options.config)
+        config = load(options.config) if options.backups is None else _stranger(os.path.abspath(options.backups))
         return _VERBS[options.verb](config, options)
     except BackupError as error:
         print(f"pg-bulwark-backup {options.verb}: {error}", file=sys.stderr)
@@ -184,6 +200,22 @@ def _verify(config: Config, _options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def _stranger(directory: str) -> Config:
+    from bulwark_backup.backups import newest_manifest
+    from bulwark_backup.config import of_directory
+
+    return of_directory(directory, newest_manifest(directory))
+
+
+def _restore_command(options: argparse.Namespace) -> tuple[str | None, str]:
+    """The path of the identity, and the restore_command."""
+    identity = os.path.abspath(options.identity) if options.identity else None
+    whose = ["--directory", os.path.abspath(options.backups)] if options.backups else ["--config", os.path.abspath(options.config)]
+    command = [sys.executable, "-I", _PROGRAM, *whose, "fetch", "%f", "%p"]
+    fetch = " ".join(word if word in ("%f", "%p") else shlex.quote(word).replace("%", "%%") for word in command)
+    return identity, fetch + (f" --identity {shlex.quote(identity).replace('%', '%%')}" if identity else "")
+
+
 def _restore(config: Config, options: argparse.Namespace) -> int:
     from datetime import datetime
 
@@ -193,16 +225,69 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
         at = datetime.fromisoformat(options.time) if options.time else None
     except ValueError:
         raise BackupError(f"{options.time} is no time, such as 2026-01-31T12:00:00+00:00") from None
-    identity = os.path.abspath(options.identity) if options.identity else None
-    command = [sys.executable, "-I", _PROGRAM, "--config", os.path.abspath(options.config), "fetch", "%f", "%p"]
-    fetch = " ".join(word if word in ("%f", "%p") else shlex.quote(word).replace("%", "%%") for word in command)
-    if identity:
-        fetch += f" --identity {shlex.quote(identity).replace('%', '%%')}"
+    identity, fetch = _restore_command(options)
     directory = os.path.abspath(options.directory)
     backup = restore(config, directory, Target(at, options.lsn, options.name), identity, options.label, fetch, print)
     print(f"{directory} is restored from {backup.label}; archive_mode is off in it. Start it, and it recovers:")
     print(f"  {shlex.quote(config.program('pg_ctl'))} -D {shlex.quote(directory)} start")
     return 0
+
+
+def _canary(config: Config, _options: argparse.Namespace) -> int:
+    from bulwark_backup import canary
+
+    canary.add(config, _now())
+    return 0
+
+
+def _drill(config: Config, options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import replace
+
+    from bulwark_backup import drill, report
+    from bulwark_backup.storage import locked
+
+    config = replace(config, scratch=os.path.abspath(options.scratch)) if options.scratch else config
+
+    def say(text: str) -> None:
+        if sys.stdout.isatty():
+            print(text, flush=True)
+
+    if options.kind == "stop":
+        record = drill.stop(config, say)
+        if record is None:
+            print("there is no drill to stop")
+            return 0
+        evidence = report.add_checks(record, [json.loads(text) for text in options.check])
+        _write_metrics(config)
+        _print_drill(evidence, options.json)
+        return 1 if evidence.get("error") else 0
+    now, job = _now(), f"drill-{options.kind}"
+    record = report.path_of(config, job, now)
+    identity, fetch = _restore_command(options)
+    try:
+        with locked(config):
+            evidence = drill.run(config, options.kind, now, identity, options.label, options.target, fetch, say, record, options.keep)
+    except (BackupError, OSError, KeyboardInterrupt) as error:
+        report.record(config, job, now, {"error": str(error) or "stopped"})
+        _write_metrics(config)
+        raise
+    wrong = drill.wrong(evidence)
+    report.record(config, job, now, {**evidence, **({"error": "; ".join(wrong)} if wrong else {"message": f"{evidence['backup']} is restored as it was"})})
+    _write_metrics(config)
+    _print_drill(evidence, options.json)
+    if wrong:
+        raise BackupError("what was restored is not as it was: " + "; ".join(wrong))
+    return 0
+
+
+def _print_drill(evidence: dict[str, object], as_json: bool) -> None:
+    import json
+
+    from bulwark_backup.drill import rows_of
+
+    lines = list(rows_of(evidence))
+    print(json.dumps({**evidence, "lines": lines}, indent=1) if as_json else "\n".join(lines))
 
 
 def _check_dump(config: Config, _options: argparse.Namespace) -> int:
@@ -222,5 +307,7 @@ _VERBS = {
     "status": _status,
     "verify": _verify,
     "restore": _restore,
+    "canary": _canary,
+    "drill": _drill,
     "check-dump": _check_dump,
 }

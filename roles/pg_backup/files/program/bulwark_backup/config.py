@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 from dataclasses import dataclass, field, fields
 
 
@@ -28,7 +30,8 @@ class Config:
 
     directory: where the backups are. recipients: age public keys, none for no encryption. host, port, user: of the server.
     bin_directory: that of the server's programs. databases: those that are dumped, none for all. data_directory: of the server.
-    metrics_file: for Prometheus' textfile collector, or empty.
+    metrics_file: for Prometheus' textfile collector, or empty. scratch: the directory that drills restore into. drill_days: the last good
+    drill of each kind that is kept may be so many days old; 0 for no promise.
     """
 
     directory: str
@@ -44,6 +47,8 @@ class Config:
     compression_level: int = 1
     metrics_file: str = ""
     lock_wait: float = 3600
+    scratch: str = "/var/tmp/bulwark-drill"
+    drill_days: float = 0
 
     def path(self, *parts: str) -> str:
         """A path below the directory."""
@@ -57,6 +62,20 @@ class Config:
     def suffix(self) -> str:
         """How the names of stored files end."""
         return ".zst.age" if self.recipients else ".zst"
+
+
+def of_directory(directory: str, manifest: dict[str, str]) -> Config:
+    """The configuration of a host that has a directory of backups and nothing else. manifest: of the newest backup there.
+
+    Raises BackupError where PostgreSQL of that major version is not installed.
+    """
+    major = manifest["server_version"].split(".")[0].split("rc")[0].split("beta")[0]
+    places = [f"/usr/lib/postgresql/{major}/bin", f"/usr/pgsql-{major}/bin", *os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    for place in places:
+        server = os.path.join(place, "postgres")
+        if os.path.exists(server) and re.search(rf"\b{major}\b", subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout):
+            return Config(directory, "", manifest["system_identifier"], bin_directory=place)
+    raise BackupError(f"PostgreSQL {major}, whose backups are in {directory}, is not installed here")
 
 
 def load(path: str) -> Config:

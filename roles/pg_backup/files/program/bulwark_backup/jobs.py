@@ -38,7 +38,7 @@ def login(config: Config) -> list[str]:
 
 def query(config: Config, statement: str, database: str = "postgres") -> list[list[str]]:
     """The rows of a statement, as text. Raises BackupError."""
-    command = [config.program("psql"), "-XqAt", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1", *login(config), "-d", database, "-c", statement]
+    command = [config.program("psql"), "-XqAt", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1", *login(config), "-d", _conninfo(database), "-c", statement]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise BackupError(f"psql failed: {' '.join(done.stderr.split())}")
@@ -113,7 +113,8 @@ def _physical(config: Config, directory: str, say: Callable[[str], None]) -> tup
     if start is None or end is None:
         raise BackupError("pg_basebackup did not say where its WAL begins and ends")
     size = int(query(config, "SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'")[0][0])
-    return [stored], {"start": start[1], "timeline": int(start[2]), "end": end[1], "segment_size": size}
+    unpacked = int(query(config, "SELECT sum(pg_database_size(oid)) FROM pg_database")[0][0])
+    return [stored], {"start": start[1], "timeline": int(start[2]), "end": end[1], "segment_size": size, "bytes": unpacked}
 
 
 def _logical(config: Config, directory: str, say: Callable[[str], None], myself: Callable[[str], list[str]]) -> tuple[list[Stored], Mapping[str, Any]]:
@@ -129,11 +130,12 @@ def _logical(config: Config, directory: str, say: Callable[[str], None], myself:
         stored, said = _store(config, directory, f"database{number}.dump", name, [dump, myself("check-dump")], say)
         files.append(stored)
         counts[name] = int(said.rpartition("entries: ")[2])
-    return files, {"entries": counts}
+    superuser = query(config, "SELECT rolname FROM pg_roles WHERE oid = 10")[0][0]
+    return files, {"entries": counts, "superuser": superuser}
 
 
 def _conninfo(name: str) -> str:
-    """A database's name as pg_dump takes it: a name with = in it would be read as a connection string."""
+    """A database's name as PostgreSQL's programs take it: a name with = in it would be read as a connection string."""
     quoted = name.replace("\\", "\\\\").replace("'", "\\'")
     return f"dbname='{quoted}'"
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -55,6 +56,7 @@ def status(config: Config, now: datetime) -> dict[str, Any]:
         "pg_wal_free": shutil.disk_usage(config.data_directory).free if os.access(config.data_directory, os.X_OK) else None,
         "archiver": _archiver(config, problems),
         "last_runs": _last_runs(config),
+        "drills": _drills(config, now, problems),
         "problems": problems,
     }
     problems += [f"the last {job} run failed: {run['error']}" for job, run in found["last_runs"].items() if run.get("error")]
@@ -86,12 +88,57 @@ def _ready(config: Config) -> list[int]:
 
 def record(config: Config, job: str, now: datetime, outcome: dict[str, Any]) -> None:
     """Keep what a run did: a file, and a line in syslog."""
-    make_directory(config.path("runs"))
     data = {"job": job, "began": now.astimezone(timezone.utc).isoformat(timespec="seconds"), **outcome}
-    write_text(config.path("runs", f"{label_of(now)}-{job}.json"), json.dumps(data, indent=1) + "\n")
+    write_record(path_of(config, job, now), data)
+
+
+def path_of(config: Config, job: str, now: datetime) -> str:
+    """The path of the record of a run."""
+    return config.path("runs", f"{label_of(now)}-{job}.json")
+
+
+def write_record(path: str, data: dict[str, Any]) -> None:
+    """Write the record of a run, and a line of it to syslog."""
+    make_directory(os.path.dirname(path))
+    write_text(path, json.dumps(data, indent=1) + "\n")
     syslog.openlog("bulwark-backup", syslog.LOG_PID, syslog.LOG_LOCAL0)
     failed = data.get("error")
-    syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, f"{job}: {failed or data.get('message', 'done')}")
+    syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, f"{data['job']}: {failed or data.get('message', 'done')}")
+
+
+def add_checks(path: str, checks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add what further checks have found to the record of a drill; the record. Raises BackupError."""
+    data = _read_run(path)
+    if "checks" not in data:
+        raise BackupError(f"{path} is no record of a drill that went well")
+    data["checks"] += checks
+    data.pop("running", None)
+    wrong = [f"{check['name']}: {check['text']}" for check in data["checks"] if check["ok"] is False]
+    if wrong:
+        data["error"] = "; ".join(wrong)
+    write_record(path, data)
+    return data
+
+
+def _last_drill(config: Config, kind: str) -> dict[str, Any] | None:
+    """The record of the last drill of a kind that went well, and is not still going on."""
+    for path in sorted(glob.glob(os.path.join(glob.escape(config.path("runs")), f"*-drill-{kind}.json")), reverse=True):
+        data = _read_run(path)
+        if not data.get("error") and not data.get("running"):
+            return data
+    return None
+
+
+def _drills(config: Config, now: datetime, problems: list[str]) -> dict[str, Any]:
+    found = {}
+    for kind in KINDS:
+        last = _last_drill(config, kind)
+        age = round((now - datetime.fromisoformat(last["began"])).total_seconds()) if last else None
+        found[kind] = {"age": age, **({name: last[name] for name in ("began", "backup", "rto", "rpo")} if last else {})}
+        if config.drill_days and kind in config.keep and (age is None or age > config.drill_days * 86400):
+            when = f"the last good one was {age / 86400:.1f} days ago" if age is not None else "there was none"
+            problems.append(f"no drill has restored the {kind} backups for {config.drill_days:g} days: {when}")
+    return found
 
 
 def _last_runs(config: Config) -> dict[str, Any]:
@@ -133,6 +180,10 @@ def metrics(found: dict[str, Any], now: datetime) -> str:
     gauge("wal_oldest_ready_seconds", "Age of the oldest of them.", {"": found["wal"]["oldest_ready_age"]})
     gauge("directory_free_bytes", "Free space where the backups are.", {"": found["free"]})
     gauge("pg_wal_free_bytes", "Free space where the server writes its WAL.", {"": found["pg_wal_free"]})
+    drills = found["drills"]
+    gauge("drill_age_seconds", "Since the last drill that went well.", {f'{{kind="{kind}"}}': each["age"] for kind, each in drills.items()})
+    gauge("drill_restore_seconds", "How long the restore of that drill took (RTO).", {f'{{kind="{kind}"}}': each.get("rto") for kind, each in drills.items()})
+    gauge("drill_loss_seconds", "Work that would have been lost at that drill (RPO).", {f'{{kind="{kind}"}}': each.get("rpo") for kind, each in drills.items()})
     gauge("problems", "Things that somebody should look at.", {"": len(found["problems"])})
     gauge("written_seconds", "When this was written.", {"": round(now.timestamp())})
     return "\n".join(lines) + "\n"
@@ -146,5 +197,9 @@ def people(found: dict[str, Any]) -> str:
         lines.append(f"{kind:<10} {each['count']} backups, {each['bytes'] >> 20} MiB, {newest}")
     wal = found["wal"]
     lines.append(f"WAL        {wal['files']} files, {wal['ready']} wait to be archived, the oldest for {wal['oldest_ready_age']} s")
+    for kind, each in found["drills"].items():
+        if each["age"] is not None:
+            when = f"{each['age'] / 86400:.1f} days ago in {each['rto']:.1f} s"
+            lines.append(f"drill      {kind}: {each['backup']} was restored {when}; {each['rpo']:.0f} s of work would have been lost")
     lines += [f"PROBLEM    {problem}" for problem in found["problems"]]
     return "\n".join(lines)

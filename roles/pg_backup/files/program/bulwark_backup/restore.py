@@ -17,7 +17,7 @@ from bulwark_backup.storage import Pipeline, program, unpacking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _LSN = re.compile(r"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
 # What a server that recovers must have at least as high as the one that wrote the WAL, by the names of pg_controldata.
@@ -69,7 +69,7 @@ def chosen(backups: Sequence[Backup], target: Target, label: str | None) -> Back
     def before(backup: Backup) -> bool:
         if target.time is not None:
             return backup.began + timedelta(seconds=backup.seconds) <= target.time
-        return target.lsn is None or _position(str(backup.facts["end"])) <= _position(target.lsn)
+        return target.lsn is None or position(str(backup.facts["end"])) <= position(target.lsn)
 
     fit = [backup for backup in backups if before(backup)]
     if not fit:
@@ -78,7 +78,8 @@ def chosen(backups: Sequence[Backup], target: Target, label: str | None) -> Back
     return fit[-1]
 
 
-def _position(lsn: str) -> int:
+def position(lsn: str) -> int:
+    """A position in WAL as a number."""
     high, _slash, low = lsn.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
 
@@ -119,19 +120,12 @@ def _verify(config: Config, directory: str) -> None:
 
 def _configure(config: Config, directory: str, target: Target, fetch: str) -> None:
     """Have the server recover when it starts, and keep it from archiving where the original does."""
-    settings = {"restore_command": fetch, "archive_mode": "off", "recovery_target_action": "promote", **target.settings()}
-    lines = ["", "# Written by pg-bulwark-backup restore.", *(f"{name} = {_quoted(text)}" for name, text in settings.items())]
     with open(os.path.join(directory, "postgresql.auto.conf"), "a", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write("\n# Written by pg-bulwark-backup restore.\n" + lines_of(recovery_settings(target, fetch)))
     main = os.path.join(directory, "postgresql.conf")
     if not os.path.exists(main):  # on Debian it is elsewhere
-        shown = subprocess.run(
-            [config.program("pg_controldata"), directory], capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}
-        ).stdout
         with open(main, "w", encoding="utf-8") as file:
-            for name, number in re.findall(r"^(\w+) setting:\s+(\d+)$", shown, re.MULTILINE):
-                if name in _AT_LEAST:
-                    file.write(f"{_NAMES.get(name, name)} = {number}\n")
+            file.write(lines_of(least_settings(config, directory)))
     rules = os.path.join(directory, "pg_hba.conf")
     if not os.path.exists(rules):
         with open(rules, "w", encoding="utf-8") as file:
@@ -140,5 +134,18 @@ def _configure(config: Config, directory: str, target: Target, fetch: str) -> No
         pass
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+def recovery_settings(target: Target, fetch: str) -> dict[str, str]:
+    """The settings of a server that is to recover. fetch: the restore_command."""
+    return {"restore_command": fetch, "archive_mode": "off", "recovery_target_action": "promote", **target.settings()}
+
+
+def least_settings(config: Config, directory: str) -> dict[str, str]:
+    """What a server that recovers this directory must have at least as high as the one that wrote it."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    shown = subprocess.run([config.program("pg_controldata"), directory], capture_output=True, text=True, check=True, env=environment).stdout
+    return {_NAMES.get(name, name): number for name, number in re.findall(r"^(\w+) setting:\s+(\d+)$", shown, re.MULTILINE) if name in _AT_LEAST}
+
+
+def lines_of(settings: Mapping[str, str]) -> str:
+    """Settings as lines of postgresql.conf."""
+    return "".join("{} = '{}'\n".format(name, text.replace("\\", "\\\\").replace("'", "''")) for name, text in settings.items())
