@@ -160,7 +160,7 @@ def playbook(name: str, log: str, *options: str) -> str:
     """Run a playbook against the demo's server; its output goes to a log and is returned."""
     command = [
         "ansible-playbook", "-i", str(DEMO / "inventory"), name,
-        "-e", f"@{OUTPUT / 'server.yml'}", "-e", f"@{OUTPUT / 'passwords.yml'}", *options,
+        "-e", f"@{OUTPUT / 'server.yml'}", "-e", f"@{OUTPUT / 'passwords.yml'}", "-e", f"@{OUTPUT / 'backups.yml'}", *options,
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=OUTPUT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -305,6 +305,85 @@ SELECT ssn, phone FROM app.user_profiles WHERE user_id = 3; COMMIT;"""
     return "\n".join(f"{name.ljust(width)}  {token[:40]}...  {text}" for name, token, text in zip(("ssn", "phone"), tokens, texts))
 
 
+class Backups:
+    """The backups of the demo's server: their directory, and two keys of age that only this program has."""
+
+    PROGRAMS = ("age", "age-keygen", "zstd")
+
+    def __init__(self, server: servers.Server) -> None:
+        self._server = server
+        self._root = server.directory / "backups"
+        self._config = self._root / "config" / "main.json"
+        self._identity = server.directory / "escrow.txt"
+        self.recipients = [self._key(name) for name in ("operators.txt", "escrow.txt")]
+        for path in (self._root, self._root / "stored"):
+            path.mkdir(mode=0o755)
+            self._give(path)
+
+    def _give(self, path: Path) -> None:
+        """Give a file to the account that the server runs as."""
+        if os.geteuid() == 0:
+            shutil.chown(path, servers.server_account().pw_uid)
+
+    def _key(self, name: str) -> str:
+        path = self._server.directory / name
+        subprocess.run(["age-keygen", "-o", str(path)], check=True, capture_output=True)
+        self._give(path)
+        return subprocess.run(["age-keygen", "-y", str(path)], check=True, capture_output=True, text=True).stdout.strip()
+
+    @property
+    def variables(self) -> dict[str, object]:
+        """The variables that say where everything is."""
+        places = {"directory": "stored", "config_directory": "config", "program_directory": "program", "starter": "pg-bulwark-backup"}
+        return {"demo_recipients": self.recipients, **{f"pg_backup_{name}": str(self._root / place) for name, place in places.items()}}
+
+    def call(self, *words: str, check: bool = True) -> str:
+        """What the program prints, as the account of the server."""
+        account = servers._as_server_account(self._server.bindir)
+        command = [str(self._root / "pg-bulwark-backup"), "--config", str(self._config), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **account)
+        if check and done.returncode != 0:
+            raise DemoError(f"pg-bulwark-backup {' '.join(words)}: {done.stderr}")
+        return (done.stdout if check else done.stderr).strip()
+
+    def drill(self, *words: str, check: bool = True) -> str:
+        """A drill by the identity in escrow."""
+        scratch = str(self._server.directory / "scratch")
+        return self.call("drill", "physical", "--identity", str(self._identity), "--scratch", scratch, *words, check=check)
+
+    def archive(self) -> None:
+        """Rows of the canary, and the WAL that they are in, into the archive."""
+        for _row in range(2):
+            self.call("canary")
+        name = self._server.psql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        self._server.psql("SELECT pg_switch_wal()")
+        for _tenth in range(300):
+            if self._server.psql(f"SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver") == "t":
+                return
+            time.sleep(0.1)
+        raise DemoError(f"{name} is not archived: {self._server.log}")
+
+    def damage(self) -> str:
+        """Change one bit of the newest backup; the name of the file."""
+        path = max((self._root / "stored" / "physical").glob("*/base.tar*"))
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        return path.name
+
+
+def backup_lines(backups: Backups) -> str:
+    """Make backups, restore the newest by the key in escrow, and once more with one bit of it changed."""
+    made = [backups.call("run", kind) for kind in ("logical", "physical")]
+    backups.archive()
+    good = backups.drill()
+    name = backups.damage()
+    bad = backups.drill(check=False)
+    if "its content has changed" not in bad:
+        raise DemoError(f"a damaged backup was restored: {bad}")
+    return "\n".join([*made, "", good, "", f"and after one bit of {name} was changed:", re.sub(r"/\S+/(?=physical)", "", bad)])
+
+
 def changed_words(plan: str) -> str:
     """The plan, with the objects that got a new owner counted in one line."""
     owners = re.findall(r"^  (?!schema|\d).*: (owner \S+ -> \S+)$\n", plan, re.MULTILINE)
@@ -329,9 +408,15 @@ def demonstrate(server: servers.Server) -> None:
     """Everything, with the server started."""
     passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
     write_private("passwords.yml", {"pg_users_passwords": passwords})
-    account = pwd.getpwuid(os.geteuid()).pw_name
+    accounts = {pwd.getpwuid(os.geteuid()).pw_name, servers.server_account().pw_name}
+    administrators = [{"system_user": account, "role": "postgres"} for account in sorted(accounts)]
     authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24), "demo_keyring": str(KEYRING)}
-    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_account": account, **authority})
+    write_private(
+        "server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_administrators": administrators, **authority}
+    )
+
+    backups = Backups(server) if all(map(shutil.which, Backups.PROGRAMS)) else None
+    write_private("backups.yml", backups.variables if backups else {})
 
     rows = load(server)
     say(f"    database shop: {rows} rows of three tenants; everything is owned by postgres, the application connects as a superuser")
@@ -353,6 +438,10 @@ def demonstrate(server: servers.Server) -> None:
     server.psql(f"SET ROLE migration_user; {NEW_TABLE}", db="shop")
     say("    migration_user makes a table, app.coupons")
 
+    if backups:
+        server.restart()
+        say("    the server is restarted, which archive_mode needs once")
+
     say("4. harden.yml again")
     begin = time.monotonic()
     again = playbook(HARDEN, "3-again.log", "--diff")
@@ -361,6 +450,8 @@ def demonstrate(server: servers.Server) -> None:
     if "changed=0" not in second:
         raise DemoError(f"the second run changed something: {OUTPUT / '3-again.log'}")
 
+    say(f"5. {'Backups, and a drill that restores them' if backups else 'No backups: ' + ', '.join(Backups.PROGRAMS) + ' are not all installed here'}")
+    restored = backup_lines(backups) if backups else ""
     after = try_all(server, PROBES, passwords)
     new = try_all(server, NEW_TABLE_PROBES, passwords)
     tenants_after = tenant_lines(server, passwords)
@@ -395,6 +486,9 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(recorded, "  "))
     say("\nWhat the database has of a social security number and a phone number, and what the application reads with its key\n")
     say(textwrap.indent(encrypted, "  "))
+    if restored:
+        say("\nWhat cron would do, and a drill: the backup is restored by the key in escrow, which the server does not have\n")
+        say(textwrap.indent(restored, "  "))
     say("\nWho gets at the log\n")
     say(textwrap.indent(probe_lines(LOG_PROBES, None, log), "  "))
     say("\nThe table that migration_user made after the first run\n")
@@ -436,7 +530,7 @@ def run() -> None:
             demonstrate(server)
         finally:
             server.remove()
-            for name in ("passwords.yml", "server.yml", KEYRING.name):
+            for name in ("passwords.yml", "server.yml", "backups.yml", KEYRING.name):
                 (OUTPUT / name).unlink(missing_ok=True)
             shutil.rmtree(CA, ignore_errors=True)
         summary_of_files()
