@@ -326,6 +326,7 @@ def test_a_logical_backup_has_every_database_and_the_roles(made: Backups) -> Non
 
 
 def test_damage_is_found_without_a_key(made: Backups) -> None:
+    made.call("run", "physical")
     made.switch()
     made.call("verify")
     files = [*(made.directory / "physical").rglob("*.age"), *(made.directory / "logical").rglob("*.age")]
@@ -439,6 +440,9 @@ def ledger(made: Backups) -> Ledger:
     found.write(15)
     made.switch()
     found.write(5)
+    time.sleep(1)
+    made.call("run", "physical")  # after every target
+    found.write(1)
     made.switch()
     return found
 
@@ -452,11 +456,20 @@ def restored(made: Backups, *words: str) -> list[tuple[Any, ...]]:
     if os.geteuid() == 0:
         shutil.chown(identity, servers.server_account().pw_uid)
         shutil.chown(made.root, servers.server_account().pw_uid)
+    try:
+        made.call("restore", str(data), "--identity", str(identity), *words)
+        return started(made, data)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        identity.unlink()
+
+
+def started(made: Backups, data: Path, option: str = "") -> list[tuple[Any, ...]]:
+    """Start a restored data directory, read the ledger, and stop it."""
     port = servers.free_port()
     control = [str(made.server.bindir / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
     try:
-        made.call("restore", str(data), "--identity", str(identity), *words)
-        options = f"-k {made.root} -p {port} -c listen_addresses= -c ssl=off"
+        options = f"-k {made.root} -p {port} -c listen_addresses= -c ssl=off {option}"
         started = subprocess.run([*control, "-l", str(made.root / "restored.log"), "-o", options, "start"], check=False, **made.account)
         assert started.returncode == 0, (made.root / "restored.log").read_text()
         Backups.wait(lambda: asked(made, port, "SELECT NOT pg_is_in_recovery()") == [(True,)])
@@ -464,8 +477,6 @@ def restored(made: Backups, *words: str) -> list[tuple[Any, ...]]:
         return asked(made, port, "SELECT n, amount FROM ledger ORDER BY n")
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], capture_output=True, check=False, **made.account)
-        shutil.rmtree(data, ignore_errors=True)
-        identity.unlink()
 
 
 def asked(made: Backups, port: int, statement: str) -> list[tuple[Any, ...]]:
@@ -496,6 +507,10 @@ def test_recovery_ends_exactly_at_a_time(made: Backups, ledger: Ledger) -> None:
 def test_recovery_ends_exactly_at_a_restore_point(made: Backups, ledger: Ledger) -> None:
     assert ledger.between
     assert restored(made, "--name", "before the release") == rows(45)
+    labels = [each["label"] for each in json.loads(made.call("list", "--json").stdout) if each["kind"] == "physical"]
+    shown = made.call("restore", "/nonexistent", "--dry-run", "--name", "before the release").stdout
+    assert f"backup {labels[0]}" in shown
+    assert "is not known: this is the oldest backup" in shown
 
 
 def test_recovery_goes_to_the_end_of_the_archive(made: Backups, ledger: Ledger) -> None:
@@ -519,7 +534,7 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(made: Backups
         assert message in made.call("restore", *words, "--identity", "/nonexistent", status=1).stderr
     assert sorted(os.listdir(live)) == before
     assert not (made.root / "x").exists()
-    backup = next((made.directory / "physical").rglob("*.age"))
+    backup = max((made.directory / "physical").rglob("*.age"))
     content = backup.read_bytes()
     try:
         backup.write_bytes(bytes([*content[:1000], content[1000] ^ 1, *content[1001:]]))
@@ -777,3 +792,85 @@ def test_an_old_drill_is_a_problem(canary: Backups, drilled: Path) -> None:
     finally:
         canary.write(drill_days=0, keep={})
     assert not drilled.exists()
+
+
+# In the place of the original, and single databases
+
+
+@pytest.mark.parametrize("mounted", [False, pytest.param(True, marks=pytest.mark.skipif(os.geteuid() != 0, reason="a mount needs root"))])
+def test_a_cluster_is_restored_in_its_place_and_the_old_one_is_kept(made: Backups, ledger: Ledger, mounted: bool) -> None:
+    """A copy of the live cluster stands for it: the live server of the tests goes on. mounted: the data directory is a file system."""
+    number, lsn, _time = ledger.between[40]
+    place = made.root / "place"
+    identity = made.root / "identity"
+    shutil.copy(made.identities[0], identity)
+    if os.geteuid() == 0:
+        shutil.chown(identity, servers.server_account().pw_uid)
+        shutil.chown(made.root, servers.server_account().pw_uid)
+    if mounted:
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,uid={servers.server_account().pw_uid}", "tmpfs", str(place)], check=True)
+    made.call("restore", str(place), "--identity", str(identity))
+    (place / "old").write_text("x")
+    try:
+        shown = made.call("restore", str(place), "--replace", "--dry-run", "--lsn", lsn).stdout
+        assert f"lost: everything that was committed after the position {lsn}" in shown
+        assert (place / "old").exists()
+        live = made.config["data_directory"]
+        assert "a server runs in" in made.call("restore", live, "--replace", "--identity", str(identity), status=1).stderr
+        assert "age failed" in made.call("restore", str(place), "--replace", "--identity", str(made.root / "config.json"), status=1).stderr
+        assert (place / "old").exists()
+        assert not list(made.root.glob("place.before-*"))
+        made.call("restore", str(place), "--replace", "--identity", str(identity), "--lsn", lsn)
+        assert [path.joinpath("old").read_text() for path in made.root.glob("place.before-*")] == ["x"]
+        assert not (place / "old").exists()
+        assert (place / "recovery.signal").exists()
+        assert "archive_mode" not in (place / "postgresql.auto.conf").read_text()
+        assert f"recovery_target_lsn = '{lsn}'" in (place / "postgresql.auto.conf").read_text()
+        assert number == 41
+        assert started(made, place, "-c archive_mode=off") == rows(number)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place)], check=True)
+        for path in (place, *made.root.glob("place.before-*")):
+            shutil.rmtree(path, ignore_errors=True)
+        identity.unlink()
+
+
+def test_a_database_is_restored_beside_the_one_in_use(canary: Backups, drilled: Path) -> None:
+    words = ["--identity", str(canary.root / "escrow")]
+    execute(canary.server, "DELETE FROM t WHERE n <= 5000", db="shop")
+    assert "is in the database shop_then" in canary.call("restore-database", "shop", "--as", "shop_then", *words).stdout
+    assert value(canary.server, "SELECT count(*) FROM t", db="shop_then") == 20000
+    assert value(canary.server, "SELECT count(*) FROM t", db="shop") == 15000
+    assert value(canary.server, "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'rows_of_tenants'", db="shop_then") is True
+    assert "there is a database shop_then" in canary.call("restore-database", "shop", "--as", "shop_then", *words, status=1).stderr
+    canary.call("restore-database", "shop", "--as", 'odd " name', "--table", "public.t", *words)
+    assert value(canary.server, "SELECT count(*) FROM t", db='odd " name') == 20000
+    assert value(canary.server, "SELECT count(*) FROM rows_of_tenants", db='odd " name') == 0
+    for wrong, message in {
+        ("nosuch", "--as", "x"): "no logical backup has a database nosuch",
+        ("shop", "--as", "x", "--table", "t"): "t is no table with its schema",
+        ("shop", "--as", "x", "--table", "public.nosuch"): "there is no table public.nosuch in the backup",
+        ("shop", "--as", "x", "--label", "20010101T000000Z"): "no logical backup 20010101T000000Z has a database shop",
+    }.items():
+        assert message in canary.call("restore-database", *wrong, *words, status=1).stderr
+        assert value(canary.server, "SELECT count(*) FROM pg_database WHERE datname = 'x'") == 0
+    assert not drilled.exists()
+
+
+def test_a_backup_that_was_made_before_anything_was_archived_has_no_gap(canary: Backups) -> None:
+    """Last, since it restarts the server without archiving."""
+    settings = dict(canary.server.settings)
+    canary.server.restart(archive_mode="off")
+    time.sleep(1)
+    canary.call("run", "physical")
+    execute(canary.server, "SELECT pg_switch_wal()")
+    execute(canary.server, "CHECKPOINT")
+    canary.server.restart(**settings)
+    for kept in sorted((canary.directory / "physical").iterdir())[:-1]:
+        shutil.rmtree(kept)
+    for path in canary.wal():
+        path.unlink()
+    canary.switch()
+    canary.call("verify")

@@ -161,6 +161,11 @@ def archived(config: Config, after: str) -> list[Row]:
     return [row for row, following in zip(rows, rows[1:]) if position(row.lsn) >= position(after) and stored(config, following.file)]
 
 
+def position_of(config: Config, name: str) -> str | None:
+    """The position of one of our restore points; None for one that is not ours."""
+    return next((row.lsn for path in _files(config) for row in _read(path) if row.restore_point == name), None)
+
+
 def problems(config: Config, wanted: Row, exact: bool) -> list[str]:
     """What is wrong with the rows of a restored cluster. exact: that the wanted row has to be the last one."""
     found = query(config, f"SET timezone = 'UTC'; SET datestyle = 'ISO'; SELECT id, at FROM {TABLE} WHERE id >= {wanted.id} ORDER BY id LIMIT 2")

@@ -44,12 +44,20 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         verb.add_argument("--json", action="store_true")
     verbs.add_parser("verify", help="compare every stored file with its checksum")
     verb = verbs.add_parser("restore", help="make a data directory from a backup and the archive, which recovers when it is started")
-    verb.add_argument("directory", help="empty, or not there yet")
+    verb.add_argument("directory", help="empty, or not there yet; with --replace, the data directory of a server that is stopped")
+    verb.add_argument("--replace", action="store_true", help="keep what is in the directory beside it, and put the restored cluster in its place")
+    verb.add_argument("--dry-run", action="store_true", help="only say what would be taken, and what would be lost")
     verb.add_argument("--identity", help="the file of an age identity")
     verb.add_argument("--label", help="the backup to begin with; by default the newest that fits")
     verb.add_argument("--time", metavar="ISO8601", help="recover up to a time, with its time zone")
     verb.add_argument("--lsn", help="recover up to a position")
     verb.add_argument("--name", help="recover up to a restore point")
+    verb = verbs.add_parser("restore-database", help="restore one database from a logical backup, into a new one beside it")
+    verb.add_argument("name", help="the database")
+    verb.add_argument("--as", dest="target", help="the name of the new database; by default that of the database and the backup")
+    verb.add_argument("--table", action="append", default=[], metavar="SCHEMA.TABLE", help="only the rows of this table; may be given again")
+    verb.add_argument("--identity", help="the file of an age identity")
+    verb.add_argument("--label", help="the backup; by default the newest that has the database")
     verbs.add_parser("canary", help="write a row by which a drill knows how far a restore got, and each hour a restore point")
     verb = verbs.add_parser("drill", help="restore the newest backup where nobody else gets at it, and compare it with what is known")
     verb.add_argument("kind", choices=["physical", "logical", "stop"], help="stop: the server that --keep has left")
@@ -126,7 +134,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 
     try:
         with locked(config):
-            backup = jobs.run(config, options.kind, now, say, myself)
+            backup = jobs.run(config, options.kind, _now, say, myself)
             gone = retention.plan(config, now)
             retention.apply(config, gone)
     except (BackupError, OSError) as error:
@@ -219,7 +227,8 @@ def _restore_command(options: argparse.Namespace) -> tuple[str | None, str]:
 def _restore(config: Config, options: argparse.Namespace) -> int:
     from datetime import datetime
 
-    from bulwark_backup.restore import Target, restore
+    from bulwark_backup import canary
+    from bulwark_backup.restore import Target, outline, recovery_settings, replace, restore
 
     try:
         at = datetime.fromisoformat(options.time) if options.time else None
@@ -227,9 +236,28 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
         raise BackupError(f"{options.time} is no time, such as 2026-01-31T12:00:00+00:00") from None
     identity, fetch = _restore_command(options)
     directory = os.path.abspath(options.directory)
-    backup = restore(config, directory, Target(at, options.lsn, options.name), identity, options.label, fetch, print)
+    target = Target(at, options.lsn, options.name, canary.position_of(config, options.name) if options.name else None)
+    if options.dry_run:
+        print("\n".join(outline(config, target, options.label)[1]))
+        return 0
+    if options.replace:
+        kept = replace(config, directory, target, identity, options.label, fetch, print)
+        print(f"{directory} is restored, and what was there is in {kept}. Start the server, and it recovers; standbys have to be made anew.")
+        print("When it has recovered, take the settings of the recovery away, and restart it:")
+        print(" ".join(f"ALTER SYSTEM RESET {name};" for name in recovery_settings(target, "") if name != "archive_mode"))
+        return 0
+    backup = restore(config, directory, target, identity, options.label, fetch, print)
     print(f"{directory} is restored from {backup.label}; archive_mode is off in it. Start it, and it recovers:")
     print(f"  {shlex.quote(config.program('pg_ctl'))} -D {shlex.quote(directory)} start")
+    return 0
+
+
+def _restore_database(config: Config, options: argparse.Namespace) -> int:
+    from bulwark_backup.databases import restore
+
+    identity, _fetch_command = _restore_command(options)
+    backup, target = restore(config, options.name, options.target, options.table, identity, options.label, print)
+    print(f"{options.name} as of {backup.began:%Y-%m-%d %H:%M:%S} UTC is in the database {target}")
     return 0
 
 
@@ -307,6 +335,7 @@ _VERBS = {
     "status": _status,
     "verify": _verify,
     "restore": _restore,
+    "restore-database": _restore_database,
     "canary": _canary,
     "drill": _drill,
     "check-dump": _check_dump,

@@ -31,7 +31,8 @@ class Config:
     directory: where the backups are. recipients: age public keys, none for no encryption. host, port, user: of the server.
     bin_directory: that of the server's programs. databases: those that are dumped, none for all. data_directory: of the server.
     metrics_file: for Prometheus' textfile collector, or empty. scratch: the directory that drills restore into. drill_days: the last good
-    drill of each kind that is kept may be so many days old; 0 for no promise.
+    drill of each kind that is kept may be so many days old; 0 for no promise. service: the unit of systemd that runs the
+    server, or empty.
     """
 
     directory: str
@@ -49,6 +50,7 @@ class Config:
     lock_wait: float = 3600
     scratch: str = "/var/tmp/bulwark-drill"
     drill_days: float = 0
+    service: str = ""
 
     def path(self, *parts: str) -> str:
         """A path below the directory."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 from bulwark_backup import canary
 from bulwark_backup.backups import LOGICAL, PHYSICAL, Backup, all_backups, folder, problems
 from bulwark_backup.config import BackupError, Config
+from bulwark_backup.databases import RESTORE_OPTIONS
 from bulwark_backup.jobs import environment, query
 from bulwark_backup.restore import Target, least_settings, lines_of, recovery_settings, restore
 from bulwark_backup.storage import Pipeline, program, unpacking, write_text
@@ -183,9 +184,7 @@ class Drill:
             if file.name.startswith("globals"):
                 self._globals(path, identity, login)
                 continue
-            # Materialized views are refreshed as their owner, to whom forced policies apply: with row_security off, as pg_restore has it, that is an error.
-            options = ["--create", "--clean", "--if-exists", "--exit-on-error", "--enable-row-security"]
-            last = [self._config.program("pg_restore"), *options, *login, "-d", "template1"]
+            last = [self._config.program("pg_restore"), "--create", "--clean", "--if-exists", *RESTORE_OPTIONS, *login, "-d", "template1"]
             with open(path, "rb") as source, Pipeline([*unpacking(path, identity), last], source, environment()) as pipeline:
                 pipeline.finish()
         self._timed("restore", begin)
@@ -254,7 +253,7 @@ def chosen(config: Config, backup: Backup, wanted: str) -> tuple[Target, canary.
     if wanted == "best":
         for row in reversed(rows):
             if row.restore_point:
-                return Target(name=row.restore_point), row, True
+                return Target(name=row.restore_point, known=row.lsn), row, True
     return Target(lsn=rows[-1].lsn), rows[-1], True
 
 

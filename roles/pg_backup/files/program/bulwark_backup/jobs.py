@@ -38,7 +38,7 @@ def login(config: Config) -> list[str]:
 
 def query(config: Config, statement: str, database: str = "postgres") -> list[list[str]]:
     """The rows of a statement, as text. Raises BackupError."""
-    command = [config.program("psql"), "-XqAt", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1", *login(config), "-d", _conninfo(database), "-c", statement]
+    command = [config.program("psql"), "-XqAt", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1", *login(config), "-d", conninfo(database), "-c", statement]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise BackupError(f"psql failed: {' '.join(done.stderr.split())}")
@@ -55,18 +55,19 @@ def check_server(config: Config) -> str:
     return version
 
 
-def run(config: Config, kind: str, now: datetime, say: Callable[[str], None], myself: Callable[[str], list[str]]) -> Backup:
+def run(config: Config, kind: str, clock: Callable[[], datetime], say: Callable[[str], None], myself: Callable[[str], list[str]]) -> Backup:
     """Make a backup, verified. To be called under the lock. say: is told the progress.
 
     myself: the command of this program with a verb. Raises BackupError; nothing half-made stays.
     """
     version = check_server(config)
     before = all_backups(config, kind)
-    label = label_of(now)
+    label = label_of(clock())
+    if before and before[-1].label == label:  # of a job that has just ended
+        time.sleep(1)
+        label = label_of(clock())
     if before and before[-1].label >= label:
-        raise BackupError(
-            f"the clock says {label}, and the newest {kind} backup is of {before[-1].label}: the clock has gone back, or two jobs run in one second"
-        )
+        raise BackupError(f"the clock says {label}, and the newest {kind} backup is of {before[-1].label}: the clock has gone back")
     _check_space(config, before)
     sweep(config, kind)
     directory = folder(config, kind, label)
@@ -113,8 +114,9 @@ def _physical(config: Config, directory: str, say: Callable[[str], None]) -> tup
     if start is None or end is None:
         raise BackupError("pg_basebackup did not say where its WAL begins and ends")
     size = int(query(config, "SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'")[0][0])
-    unpacked = int(query(config, "SELECT sum(pg_database_size(oid)) FROM pg_database")[0][0])
-    return [stored], {"start": start[1], "timeline": int(start[2]), "end": end[1], "segment_size": size, "bytes": unpacked}
+    unpacked, mode = query(config, "SELECT sum(pg_database_size(oid)), current_setting('archive_mode') FROM pg_database")[0]
+    facts = {"start": start[1], "timeline": int(start[2]), "end": end[1], "segment_size": size, "bytes": int(unpacked)}
+    return [stored], {**facts, "archiving": mode != "off"}
 
 
 def _logical(config: Config, directory: str, say: Callable[[str], None], myself: Callable[[str], list[str]]) -> tuple[list[Stored], Mapping[str, Any]]:
@@ -126,7 +128,7 @@ def _logical(config: Config, directory: str, say: Callable[[str], None], myself:
     globals_of = [config.program("pg_dumpall"), "--globals-only", *login(config)]
     files.append(_store(config, directory, "globals.sql", "roles and tablespaces", [globals_of], say)[0])
     for number, name in enumerate(config.databases or there):
-        dump = [config.program("pg_dump"), "-F", "custom", "-Z", "0", *login(config), "-d", _conninfo(name)]
+        dump = [config.program("pg_dump"), "-F", "custom", "-Z", "0", *login(config), "-d", conninfo(name)]
         stored, said = _store(config, directory, f"database{number}.dump", name, [dump, myself("check-dump")], say)
         files.append(stored)
         counts[name] = int(said.rpartition("entries: ")[2])
@@ -134,7 +136,7 @@ def _logical(config: Config, directory: str, say: Callable[[str], None], myself:
     return files, {"entries": counts, "superuser": superuser}
 
 
-def _conninfo(name: str) -> str:
+def conninfo(name: str) -> str:
     """A database's name as PostgreSQL's programs take it: a name with = in it would be read as a connection string."""
     quoted = name.replace("\\", "\\\\").replace("'", "\\'")
     return f"dbname='{quoted}'"

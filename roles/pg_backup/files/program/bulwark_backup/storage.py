@@ -150,17 +150,22 @@ class Pipeline:
                     with contextlib.suppress(OSError):
                         stream.close()
 
-    def finish(self) -> str:
-        """Wait for all; what they wrote to standard error. Raises BackupError for the first that failed."""
+    def finish(self, partly: bool = False) -> str:
+        """Wait for all; what they wrote to standard error. Raises BackupError for the first that failed, before those whose reader was gone.
+
+        partly: the last command may end before it has read everything.
+        """
         said = []
         for process in self._processes:
             assert process.stderr is not None
             said.append(process.stderr.read().decode(errors="replace"))
             process.wait()
-        for command, process, text in zip(self._commands, self._processes, said):
-            if process.returncode:
-                reason = " ".join(text.split()[-60:]) or "no message"
-                raise BackupError(f"{os.path.basename(command[0])} failed with status {process.returncode}: {reason}")
+        failed = [each for each in zip(self._commands, self._processes, said) if each[1].returncode]
+        if partly and not self._processes[-1].returncode:
+            failed = [each for each in failed if each[1].returncode != -signal.SIGPIPE]
+        for command, process, text in sorted(failed, key=lambda each: each[1].returncode == -signal.SIGPIPE):
+            reason = " ".join(text.split()[-60:]) or "no message"
+            raise BackupError(f"{os.path.basename(command[0])} failed with status {process.returncode}: {reason}")
         return "".join(said)
 
 

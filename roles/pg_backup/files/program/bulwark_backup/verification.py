@@ -32,7 +32,11 @@ def problems(config: Config) -> list[str]:
 
 
 def _gaps(config: Config, physical: list[backups.Backup]) -> Iterator[str]:
-    """Files of WAL that are missing between the first that a physical backup needs and the last one of its timeline."""
+    """Files of WAL that are missing between the first that a physical backup needs and the last one of its timeline.
+
+    What was made while nothing was archived has the WAL that it needs, and is restored up to its own end.
+    """
+    physical = [backup for backup in physical if backup.facts.get("archiving", True)]
     if not physical:
         return
     size = int(physical[0].facts["segment_size"])
