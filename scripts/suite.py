@@ -135,7 +135,12 @@ def stages() -> list[Stage]:
         Stage("tarball", "tarball", "build, install, run from the installed copy", (("python", "scripts/tarball.py"),)),
         Stage("unit", "unit", "the engine, without a server", (("pytest", "-q", "tests/unit"),)),
         Stage("docs", "lint", "documentation of modules and roles", (("scripts/in-copy", "docs", *docs.split()),)),
-        Stage("mypy", "lint", "types, strict, of the engine", (("mypy", "plugins/module_utils"),)),
+        Stage(
+            "mypy",
+            "lint",
+            "types, strict, of the engine and the program for backups",
+            (("mypy", "plugins/module_utils", "roles/pg_backup/files/program/bulwark_backup"),),
+        ),
         Stage("ruff", "lint", "Python style and common mistakes", (("ruff", "check", "."),)),
         Stage("yamllint", "lint", "YAML style", (("yamllint", "--strict", "."),)),
         Stage("shellcheck", "lint", "shell scripts", (("shellcheck", "-x", *_shell_scripts()),), needs=("shellcheck",)),
