@@ -293,7 +293,8 @@ def rows_of(evidence: dict[str, Any]) -> Iterator[str]:
     if evidence.get("target"):
         yield f"target     {evidence['target']}"
     for check in evidence["checks"]:
-        yield f"{ {True: 'right', False: 'WRONG', None: 'not done'}[check['ok']]:<10} {check['name']}: {check['text']}"
+        word = {True: "right", False: "WRONG", None: "not done"}[check["ok"]]
+        yield f"{word:<10} {check['name']}: {check['text']}"
     yield f"restored   in {evidence['rto']:.1f} s (RTO); {evidence['rpo']:.0f} s of work would be lost now (RPO)"
 
 
