@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.catalog import exploded, read_acl, role_names
 from ..core.parameters import split_setting
-from .model import (
-    PARAMETER,
-    TABLESPACE,
-    Membership,
-    ObjectClass,
-    Role,
-)
-from .state import Cluster, DatabaseFacts, Holding
+from .model import PARAMETER, TABLESPACE, Cluster, DatabaseFacts, Holding, Membership, ObjectClass, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,7 +17,7 @@ from .scope import Scope, normalized_signature
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from .state import Cluster, Contents
+    from .model import Cluster, Contents
 
 _SUPPORTED = range(14, 19)
 

@@ -23,9 +23,10 @@ from .model import (
     SEQUENCE,
     TABLE,
     TYPE,
+    Contents,
+    Details,
     ObjectClass,
 )
-from .state import Contents, Details
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from ..core.database import Database as Session
     from ..core.database import Server
-    from .model import Database, Policy
-    from .state import Cluster, Contents
+    from .model import Cluster, Contents, Database, Policy
 
 
 @dataclass(frozen=True)

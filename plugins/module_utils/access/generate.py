@@ -24,13 +24,16 @@ from .model import (
     TABLE,
     TABLESPACE,
     TYPE,
+    Cluster,
+    Contents,
+    DatabaseFacts,
+    Details,
     Membership,
     ObjectClass,
     Role,
 )
 from .privileges import BUILT_IN
 from .reconcile_roles import timestamp
-from .state import Cluster, Contents, DatabaseFacts, Details
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ..core.plan import Plan
-    from .model import Membership
+    from .model import Cluster, DatabaseFacts, Membership
     from .scope import Scope
-    from .state import Cluster, DatabaseFacts
 
 # A small database is cleaned up as a whole without further ado.
 _FEW = 100

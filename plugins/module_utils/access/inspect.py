@@ -12,7 +12,7 @@ from .catalog import read_cluster
 from .contents import read_contents
 from .generate import document, everything
 from .matrix import matrix
-from .state import Cluster, Contents, Details
+from .model import Cluster, Contents, Details
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

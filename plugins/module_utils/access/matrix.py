@@ -12,7 +12,7 @@ from .model import DATABASE, LANGUAGE, TYPE, ObjectClass
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .state import Cluster, Contents
+    from .model import Cluster, Contents
 
 # PostgreSQL's own abbreviations (documentation, "Privileges").
 LETTERS: Mapping[str, str] = {

@@ -11,12 +11,26 @@ from ..core import statements as st
 from ..core.catalog import PUBLIC, AclEntry
 from ..core.patterns import sql_pattern
 from ..core.plan import Change, Effect, Plan
-from .model import DATABASE, FUNCTION, LARGE_OBJECT, PARAMETER, SCHEMA, TABLE, VIEW, Database, ObjectClass, Schema
+from .model import (
+    DATABASE,
+    FUNCTION,
+    LARGE_OBJECT,
+    PARAMETER,
+    SCHEMA,
+    TABLE,
+    VIEW,
+    Cluster,
+    Contents,
+    Database,
+    DatabaseFacts,
+    Details,
+    ObjectClass,
+    Schema,
+)
 from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
-from .state import Cluster, Contents, DatabaseFacts, Details
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

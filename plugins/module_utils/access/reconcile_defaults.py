@@ -21,8 +21,8 @@ from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .model import Contents
     from .scope import Scope
-    from .state import Contents
 
 Key = tuple[str, Optional[str], str]  # owner, schema or None for global, type
 

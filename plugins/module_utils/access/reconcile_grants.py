@@ -32,8 +32,8 @@ from .privileges import COLUMN, expand
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .model import Contents
     from .scope import Scope
-    from .state import Contents
 
 # Names in one statement: one round trip for many objects without a statement of unbounded length.
 BATCH = 500

@@ -16,8 +16,8 @@ from .model import Membership, Role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .model import Cluster
     from .scope import Scope
-    from .state import Cluster
 
 _FLAGS: Sequence[tuple[str, str]] = (
     ("superuser", "SUPERUSER"),

@@ -30,8 +30,7 @@ from .model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .model import Membership, Role
-    from .state import Cluster
+    from .model import Cluster, Membership, Role
 
 MODES = ("managed", "additive", "authoritative")
 

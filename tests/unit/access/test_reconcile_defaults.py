@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import Contents
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.reconcile_defaults import plan_defaults
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.state import Contents
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.catalog import AclEntry
 from tests.unit.access.world import cluster, role, scope_for
 

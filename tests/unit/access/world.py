@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import Membership, ObjectClass, Role
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import Cluster, DatabaseFacts, Membership, ObjectClass, Role
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.scope import Scope, scope_of
-from ansible_collections.bulwark.postgresql.plugins.module_utils.access.state import Cluster, DatabaseFacts
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.catalog import AclEntry
 
 BLANK: dict[str, Any] = {
