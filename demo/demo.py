@@ -35,6 +35,7 @@ DEMO = ROOT / "demo"
 OUTPUT = ROOT / ".work" / "demo"
 CA = OUTPUT / "ca"  # the authority that the first run makes
 KEYRING = OUTPUT / "pii.json"  # the keys that it makes
+APPLICATION_KEYRING = OUTPUT / "app-pii.json"  # those of the application's host
 HARDEN = "bulwark.postgresql.harden"
 ROLES = ("app_service", "migration_user", "readonly_user", "analyst", "auditor")
 
@@ -305,6 +306,23 @@ SELECT ssn, phone FROM app.user_profiles WHERE user_id = 3; COMMIT;"""
     return "\n".join(f"{name.ljust(width)}  {token[:40]}...  {text}" for name, token, text in zip(("ssn", "phone"), tokens, texts))
 
 
+def rotation_lines(server: servers.Server) -> str:
+    """Rotate the key: every key with its state and the tokens that it reads, before and after."""
+    tables = []
+    for number in range(2):
+        if number:
+            playbook("bulwark.postgresql.rotate_keys", "4-rotate.log")
+        tokens = server.psql("SELECT unnest(ARRAY[ssn, phone]) FROM app.user_profiles", db="shop").split()
+        keys = field_encryption.Keyring.from_file(APPLICATION_KEYRING if number else KEYRING).keys
+        rings = [(key, field_encryption.Keyring([field_encryption.Key.from_secret(str(key.secret))])) for key in keys]
+        tables.append([(key.id, key.state, sum(ring.info(token).key_id is not None for token in tokens)) for key, ring in rings])
+    old, (retired, primary) = tables
+    if old[0][:2] != (retired[0], "primary") or retired[1:] != ("retired", 0) or primary[1:] != ("primary", old[0][2]):
+        raise DemoError(f"the keys are not rotated: {tables}")
+    rows = [(word, *row) for word, keys in (("before", old), ("after ", tables[1])) for row in keys]
+    return "\n".join(f"{word}  {name}  {state.ljust(7)}  {count}" for word, name, state, count in rows)
+
+
 class Backups:
     """The backups of the demo's server: their directory, and two keys of age that only this program has."""
 
@@ -411,6 +429,7 @@ def demonstrate(server: servers.Server) -> None:
     accounts = {pwd.getpwuid(os.geteuid()).pw_name, servers.server_account().pw_name}
     administrators = [{"system_user": account, "role": "postgres"} for account in sorted(accounts)]
     authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24), "demo_keyring": str(KEYRING)}
+    authority["demo_application_keyring"] = str(APPLICATION_KEYRING)
     write_private(
         "server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_administrators": administrators, **authority}
     )
@@ -461,6 +480,8 @@ def demonstrate(server: servers.Server) -> None:
     if len(recorded.splitlines()) != 3 or "555-0100" in recorded or "078-05-1120" in recorded:
         raise DemoError(f"the audit log is not as it should be:\n{recorded}")
     encrypted = encrypted_lines(server, passwords["app_service"], keyring)
+    say("6. rotate_keys.yml: a new key for the encrypted columns")
+    rotated = rotation_lines(server)
     log = try_all(server, LOG_PROBES, passwords)
     playbook(str(DEMO / "matrix.yml"), "matrix-after.log", "-e", f"matrix_dir={OUTPUT} matrix_name=after")
     stale = server.psql("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'")
@@ -486,6 +507,8 @@ def demonstrate(server: servers.Server) -> None:
     say(textwrap.indent(recorded, "  "))
     say("\nWhat the database has of a social security number and a phone number, and what the application reads with its key\n")
     say(textwrap.indent(encrypted, "  "))
+    say("\nThe keys of the encrypted columns before and after rotate_keys.yml, and how many of the tokens each one reads\n")
+    say(textwrap.indent(rotated, "  "))
     if restored:
         say("\nWhat cron would do, and a drill: the backup is restored by the key in escrow, which the server does not have\n")
         say(textwrap.indent(restored, "  "))
@@ -502,6 +525,7 @@ def summary_of_files() -> None:
         ("plan.txt", "what the first run changed, in the policy's terms"),
         ("plan.sql", "the same as SQL, in order"),
         ("2-harden.log, 3-again.log", "the two runs"),
+        ("4-rotate.log", "the rotation of the keys"),
         ("matrix-before.txt, matrix-after.txt", "who could and can do what"),
         ("policy-before.yml", "the policy that pg_access_info read from the server as it was found"),
     )
@@ -530,7 +554,7 @@ def run() -> None:
             demonstrate(server)
         finally:
             server.remove()
-            for name in ("passwords.yml", "server.yml", "backups.yml", KEYRING.name):
+            for name in ("passwords.yml", "server.yml", "backups.yml", KEYRING.name, APPLICATION_KEYRING.name):
                 (OUTPUT / name).unlink(missing_ok=True)
             shutil.rmtree(CA, ignore_errors=True)
         summary_of_files()

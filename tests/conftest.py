@@ -74,15 +74,15 @@ def _major(item: pytest.Item) -> int | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked oldest_and_newest run on these majors alone."""
-    edges = {None, min(majors()), max(majors())}
-    left_out = [item for item in items if item.get_closest_marker("oldest_and_newest") and _major(item) not in edges]
+    """Tests marked oldest_and_newest, or newest, run on these majors alone."""
+    chosen = {"oldest_and_newest": {None, min(majors()), max(majors())}, "newest": {None, max(majors())}}
+    left_out = [item for item in items if any(item.get_closest_marker(mark) and _major(item) not in kept for mark, kept in chosen.items())]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
     # Files with long tests go first, so that no process ends with one of them alone.
-    long = {item.path for item in items if item.get_closest_marker("oldest_and_newest")}
+    long = {item.path for item in items if any(map(item.get_closest_marker, chosen))}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -53,6 +53,12 @@ options:
       - With O(state=present), the whole keyring as text, such as that of a file which this module made on the controller.
       - A keyring that lacks a key of the one in the file is refused, unless that key was destroyed.
     type: jsonarg
+  variable:
+    description:
+      - The file is an environment file, such as one of C(EnvironmentFile) of systemd, of dotenv or of Docker, and this variable of it holds
+        the keys that read, the primary one first. Other lines of the file stay.
+      - Goes with O(state=present) and O(content) alone, since states have no place there.
+    type: str
   owner:
     description: The owner of the file. By default a file that is there keeps it.
     type: str
@@ -75,6 +81,12 @@ EXAMPLES = r"""
   bulwark.postgresql.fernet_keyring:
     path: /etc/shop/pii.json
     group: shop
+
+- name: Give a service the keys in its environment
+  bulwark.postgresql.fernet_keyring:
+    path: /etc/shop/keys.env
+    variable: ENCRYPTION_KEY
+    content: "{{ lookup('ansible.builtin.file', '/srv/keys/shop-pii.json') }}"
 
 - name: Stage a new key
   bulwark.postgresql.fernet_keyring:
@@ -129,21 +141,24 @@ msg:
 
 import contextlib
 import os
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import CRYPTOGRAPHY_ERROR, Key, dump_keyring
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import BulwarkError
-from ansible_collections.bulwark.postgresql.plugins.module_utils.core.files import write_text
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.files import read_text, write_text
 from ansible_collections.bulwark.postgresql.plugins.module_utils.encryption.keyring import (
     Keys,
     check_replacement,
     counts,
     keys_of,
+    keys_of_variable,
     lines,
     reach,
-    read_keys,
+    readers,
+    set_variable,
 )
 from ansible_collections.bulwark.postgresql.plugins.module_utils.encryption.keyring import locked as lock
 
@@ -152,6 +167,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "default": "present", "choices": ["present", "staged", "primary", "secondary", "retired", "destroyed"]},
     "key_id": {"type": "str", "no_log": False},
     "content": {"type": "jsonarg", "no_log": True},
+    "variable": {"type": "str"},
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "mode": {"type": "str", "choices": ["0600", "0640"]},
@@ -169,10 +185,25 @@ def wanted(params: dict[str, Any], old: Keys | None) -> Keys:
         return old if old is not None else (Key.generate(),)
     new = keys_of(params["content"], "content")
     check_replacement(old or (), new)
-    return new
+    return readers(new) if params["variable"] is not None else new
 
 
-def permissions(module: AnsibleModule, old: Keys | None) -> bool:
+def check_options(params: dict[str, Any]) -> None:
+    """Raises BulwarkError for options that do not go together."""
+    state, variable = params["state"], params["variable"]
+    if params["content"] is not None and state != "present":
+        raise BulwarkError(f"content goes with state=present, not with state={state}")
+    if params["key_id"] is not None and state in ("present", "staged"):
+        raise BulwarkError(f"key_id does not go with state={state}, which makes keys")
+    if variable is None:
+        return
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise BulwarkError("variable must be the name of an environment variable: letters, digits and underscores, and no digit first")
+    if params["content"] is None:
+        raise BulwarkError("variable needs state=present and content: an environment file has no place for the states of keys")
+
+
+def permissions(module: AnsibleModule, old: str | None) -> bool:
     """Set owner, group and mode of a file that is there; whether that changed anything."""
     path, group = module.params["path"], module.params["group"]
     if old is None and module.check_mode:
@@ -186,18 +217,17 @@ def permissions(module: AnsibleModule, old: Keys | None) -> bool:
 
 def make(module: AnsibleModule) -> dict[str, Any]:
     """Make the keyring what the options ask for. Raises BulwarkError."""
-    path, params = module.params["path"], module.params
-    if params["content"] is not None and params["state"] != "present":
-        raise BulwarkError(f"content goes with state=present, not with state={params['state']}")
-    if params["key_id"] is not None and params["state"] in ("present", "staged"):
-        raise BulwarkError(f"key_id does not go with state={params['state']}, which makes keys")
+    path, variable, params = module.params["path"], module.params["variable"], module.params
+    check_options(params)
     with contextlib.nullcontext() if module.check_mode else lock(path):
-        old = read_keys(path)
+        text = read_text(path)
+        # An empty or damaged keyring is never taken for a missing one.
+        old = keys_of_variable(text, variable, path) if variable else None if text is None else keys_of(text, path)
         new = wanted(params, old)
         changed = new != old
         if changed and not module.check_mode:
-            write_text(path, dump_keyring(new))
-        access = permissions(module, old)
+            write_text(path, set_variable(text, variable, new) if variable else dump_keyring(new))
+        access = permissions(module, text)
     # Keys that check mode has generated are not those that a run would make.
     known = new if not module.check_mode or params["content"] is not None else (old or ())
     ids = {key.id for key in known}

@@ -216,7 +216,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
             )
         else:
             works = convergence.apply(works, module.log)
-            result["leftovers"] = [_leftover(work) for work in left if work.rows and state != DECRYPTED]
+            result["leftovers"] = [_leftover(work) for work in left if work.census.plain and state != DECRYPTED]
     for work in works:
         if work.census.unknown and (state != CENSUS and state != ENCRYPTED):
             module.warn(

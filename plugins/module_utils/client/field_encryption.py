@@ -52,7 +52,7 @@ KEYED_VARIABLE = "ENCRYPTION_KEYED"  # whether the default keyring writes the ke
 CREDENTIAL = "encryption_keyring"  # the name of a systemd credential
 
 STATES = ("staged", "primary", "secondary", "retired", "destroyed")
-_READ_ORDER = ("primary", "secondary", "staged")  # the states whose keys decrypt, the likeliest first
+READING_STATES = ("primary", "secondary", "staged")  # the states whose keys decrypt, the likeliest first
 
 _FORMAT = 1
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
@@ -301,7 +301,7 @@ class _Loaded:
 def _prepared(keys: Sequence[Key], stamp: tuple[int, ...] = ()) -> _Loaded:
     if CRYPTOGRAPHY_ERROR is not None:
         raise KeyringError("the Python package cryptography is not installed")
-    readers = tuple((key, Fernet(key.secret)) for state in _READ_ORDER for key in keys if key.state == state and key.secret is not None)
+    readers = tuple((key, Fernet(key.secret)) for state in READING_STATES for key in keys if key.state == state and key.secret is not None)
     primary = next((fernet for key, fernet in readers if key.state == "primary"), None)
     every = MultiFernet([fernet for _key, fernet in readers]) if readers else None
     return _Loaded(tuple(keys), readers, primary, every, {key.id: fernet for key, fernet in readers}, stamp)

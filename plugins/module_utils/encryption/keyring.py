@@ -7,12 +7,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..client.field_encryption import STATES, FieldEncryptionError, Key, parse_keyring
+from ..client.field_encryption import READING_STATES, STATES, FieldEncryptionError, Key, parse_keyring
 from ..core.errors import BulwarkError
-from ..core.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,18 +50,47 @@ def locked(path: str) -> Iterator[None]:
         os.close(handle)
 
 
-def read_keys(path: str) -> Keys | None:
-    """The keys of a file, None where there is none. Raises BulwarkError; an empty or damaged file is never taken for a missing one."""
-    text = read_text(path)
-    return None if text is None else keys_of(text, path)
-
-
 def keys_of(text: str, source: str) -> Keys:
     """The keys of a keyring's text. Raises BulwarkError that names the source."""
     try:
         return parse_keyring(text, source)
     except FieldEncryptionError as error:
         raise BulwarkError(str(error)) from None
+
+
+def _line_of(variable: str) -> re.Pattern[str]:
+    """The line of an environment file that sets a variable, with what stands before its value."""
+    return re.compile(rf"^([ \t]*(?:export[ \t]+)?{re.escape(variable)}=)(.*)$", re.MULTILINE)
+
+
+def keys_of_variable(text: str | None, variable: str, path: str) -> Keys | None:
+    """The keys in a variable of an environment file, None where the file or the variable is missing. Raises BulwarkError."""
+    found = _line_of(variable).findall(text or "")
+    if len(found) > 1:
+        raise BulwarkError(f"{path} sets {variable} {len(found)} times: leave one line")
+    if not found:
+        return None
+    value = found[0][1].strip()
+    quote = value[:1] if value[:1] in ("'", '"') and len(value) > 1 and value.endswith(value[:1]) else ""
+    return keys_of(value[1:-1] if quote else value, f"{path}, {variable}")
+
+
+def set_variable(text: str | None, variable: str, keys: Keys) -> str:
+    """An environment file in which a variable holds the keys that read, the primary one first; its other lines stay.
+
+    Such a value needs no quotes: systemd, dotenv, Docker and the shell read it alike.
+    """
+    value = ",".join(str(key.secret) for key in keys)
+    old = text or ""
+    if _line_of(variable).search(old):
+        return _line_of(variable).sub(lambda found: found[1] + value, old)
+    return f"{old}{'' if old.endswith(chr(10)) or not old else chr(10)}{variable}={value}\n"
+
+
+def readers(keys: Keys) -> Keys:
+    """The keys that read, as a variable holds them: the primary one first, without time, and the others all secondary."""
+    chosen = [key for state in READING_STATES for key in keys if key.state == state]
+    return tuple(Key.from_secret(str(key.secret), "primary" if key.state == "primary" else "secondary") for key in chosen)
 
 
 def reach(keys: Keys, state: str, key_id: str | None) -> Keys:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import Key, Keyring, dump_keyring, key_id
+from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import Key, Keyring, dump_keyring, key_id, parse_keyring
 from tests.integration.module import finished, run, started
 
 if TYPE_CHECKING:
@@ -173,3 +174,65 @@ def test_runs_at_the_same_time_make_one_keyring(tmp_path: Path) -> None:
     results = [finished(each) for each in [started(NO_SERVER, "fernet_keyring", {"path": str(path)}) for _each in range(4)]]
     assert sorted(result["changed"] for result in results) == [False, False, False, True]
     assert {result["primary_id"] for result in results} == {key_id(json.loads(path.read_text())["keys"][0]["key"])}
+
+
+def in_environment(path: Path, variable: str = "ENCRYPTION_KEY") -> list[str]:
+    """The keys that a shell finds in an environment file."""
+    script = f'set -a; . "$1"; exec printenv {variable}'
+    found = subprocess.run(["sh", "-ec", script, "sh", str(path)], capture_output=True, text=True, check=True).stdout.strip()
+    return [each.id for each in parse_keyring(found)]
+
+
+def test_an_environment_file_holds_the_keys_that_read_and_keeps_its_other_lines(tmp_path: Path) -> None:
+    source, path = tmp_path / "source.json", tmp_path / "shop.env"
+    keyring(source)
+    before = "# of the service\nURL='postgresql://db/shop'\nexport ENCRYPTION_KEY_OLD=x"
+    path.write_text(before)
+
+    def install(*, changed: bool = True) -> None:
+        options = {"variable": "ENCRYPTION_KEY", "content": source.read_text()}
+        for check in (True, False):
+            result = run(NO_SERVER, "fernet_keyring", path=str(path), check=check, diff=True, **options)
+            assert result["changed"] is changed, result
+        assert not any(str(key.secret) in json.dumps(result) for key in Keyring.from_file(source).keys)
+        if changed:
+            install(changed=False)
+
+    install()
+    (first,) = Keyring.from_file(source).keys
+    assert path.read_text() == f"{before}\nENCRYPTION_KEY={first.secret}\n"
+    step(source, state="staged")
+    install()
+    second = Keyring.from_file(source).keys[1]
+    assert in_environment(path) == [first.id, second.id]
+    step(source, state="primary")
+    install()
+    assert in_environment(path) == [second.id, first.id]
+    step(source, state="retired")
+    install()
+    assert in_environment(path) == [second.id]
+    quoted = path.read_text().replace(f"ENCRYPTION_KEY={second.secret}", f'export ENCRYPTION_KEY="{second.secret}"')
+    path.write_text(quoted)
+    install(changed=False)
+    assert path.read_text() == quoted
+    step(source, state="staged")
+    install()
+    assert path.read_text().startswith(f"{before}\nexport ENCRYPTION_KEY={second.secret},")
+
+
+def test_what_an_environment_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+    key = Key.generate()
+    path = tmp_path / "shop.env"
+    for text, options, message in (
+        ("", {"variable": "A-B"}, "variable must be the name of an environment variable"),
+        ("", {"variable": "K"}, "variable needs state=present and content"),
+        ("", {"variable": "K", "state": "staged"}, "variable needs state=present and content"),
+        (f"K={key.secret}\nK={key.secret}\n", {"variable": "K", "content": dump_keyring([key])}, "sets K 2 times: leave one line"),
+        ("K=passphrase\n", {"variable": "K", "content": dump_keyring([key])}, "K, key 1: this is no Fernet key but 10 characters"),
+        (f"K={key.secret}\n", {"variable": "K", "content": dump_keyring([Key.generate()])}, f"lacks the key {key.id}"),
+    ):
+        path.write_text(text)
+        result = run(NO_SERVER, "fernet_keyring", path=str(path), **options)
+        assert result.get("failed"), result
+        assert message in result["msg"]
+        assert path.read_text() == text
