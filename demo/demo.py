@@ -110,7 +110,7 @@ ORDERS_BY_TENANT = """SELECT coalesce(string_agg(format('%s: %s', tenant_id, cou
 # What the application does for its user Alice, and what the log says of it: who, what, when.
 CHANGES = """BEGIN;
 SELECT set_config('app.current_tenant_id', '1', true), set_config('app.current_user', 'alice@example.com', true) \\g /dev/null
-UPDATE app.user_profiles SET phone = '{phone}', ssn = '{ssn}' WHERE user_id = 3;
+UPDATE app.user_profiles SET phone = '{phone}', ssn = '{ssn}', ssn_index = '{ssn_index}' WHERE user_id = 3;
 UPDATE app.orders SET state = 'shipped' WHERE id = (SELECT min(id) FROM app.orders WHERE state = 'paid');
 INSERT INTO app.projects (tenant_id, owner_id, title) VALUES (1, 3, 'Winter sale');
 COMMIT;"""
@@ -297,13 +297,20 @@ def encrypted_lines(server: servers.Server, password: str, keyring: field_encryp
 SELECT ssn, phone FROM app.user_profiles WHERE user_id = 3; COMMIT;"""
     tokens = psql(server, "app_service", password, script).split("|")
     texts = [keyring.decrypt(token) for token in tokens]
+    entries = ", ".join(f"'{entry}'" for entry in keyring.blind_indexes("078 05 1120", "app.user_profiles.ssn", "digits"))
+    script = f"""BEGIN; SELECT set_config('app.current_tenant_id', '1', true) \\g /dev/null
+SELECT user_id FROM app.user_profiles WHERE ssn_index = ANY (ARRAY[{entries}]); COMMIT;"""
+    found = psql(server, "app_service", password, script)
+    if found != "3":
+        raise DemoError(f"the blind index finds {found or 'nothing'}, not the user 3")
     if texts != ["078-05-1120", "555-0100"]:
         raise DemoError(f"the encrypted columns are not as they should be: {texts}")
     plain = server.psql("SELECT count(*) FROM app.user_profiles WHERE ssn NOT LIKE 'gAAAA%' OR phone NOT LIKE 'gAAAA%'", db="shop")
     if plain != "0":
         raise DemoError(f"{plain} rows of app.user_profiles are not encrypted")
     width = len("phone")
-    return "\n".join(f"{name.ljust(width)}  {token[:40]}...  {text}" for name, token, text in zip(("ssn", "phone"), tokens, texts))
+    lines = [f"{name.ljust(width)}  {token[:40]}...  {text}" for name, token, text in zip(("ssn", "phone"), tokens, texts)]
+    return "\n".join([*lines, f"and by the blind index of ssn it finds 078 05 1120: user {found}"])
 
 
 def rotation_lines(server: servers.Server) -> str:
@@ -475,7 +482,9 @@ def demonstrate(server: servers.Server) -> None:
     new = try_all(server, NEW_TABLE_PROBES, passwords)
     tenants_after = tenant_lines(server, passwords)
     keyring = field_encryption.Keyring.from_file(KEYRING)
-    psql(server, "app_service", passwords["app_service"], CHANGES.format(phone=keyring.encrypt("555-0100"), ssn=keyring.encrypt("078-05-1120")))
+    written = {"phone": keyring.encrypt("555-0100"), "ssn": keyring.encrypt("078-05-1120")}
+    written["ssn_index"] = keyring.blind_index("078-05-1120", "app.user_profiles.ssn", "digits")
+    psql(server, "app_service", passwords["app_service"], CHANGES.format(**written))
     recorded = psql(server, "auditor", passwords["auditor"], RECORDS)
     if len(recorded.splitlines()) != 3 or "555-0100" in recorded or "078-05-1120" in recorded:
         raise DemoError(f"the audit log is not as it should be:\n{recorded}")

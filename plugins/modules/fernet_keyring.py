@@ -59,6 +59,23 @@ options:
         the keys that read, the primary one first. Other lines of the file stay.
       - Goes with O(state=present) and O(content) alone, since states have no place there.
     type: str
+  escrow:
+    description:
+      - A copy of the keyring that is encrypted by C(age), so that the loss of the file does not lose what is encrypted. It is written
+        before a new key is used.
+      - The keyring file remembers it, and each later change of a key makes the copy anew, with this option or without.
+      - Beside the copy is a note, C(.json), with the ids and states of the keys that are in it.
+    type: dict
+    suboptions:
+      path:
+        description: The file of the copy.
+        type: path
+        required: true
+      recipients:
+        description: At least two public keys of C(age) or SSH. Whoever has the identity of one of them can read the copy.
+        type: list
+        elements: str
+        required: true
   owner:
     description: The owner of the file. By default a file that is there keeps it.
     type: str
@@ -71,6 +88,7 @@ options:
     choices: ["0600", "0640"]
 requirements:
   - cryptography on the host that the module runs on
+  - age on that host for O(escrow)
 seealso:
   - plugin: bulwark.postgresql.fernet_encrypt
     plugin_type: filter
@@ -81,6 +99,13 @@ EXAMPLES = r"""
   bulwark.postgresql.fernet_keyring:
     path: /etc/shop/pii.json
     group: shop
+
+- name: Make the keyring of an application, with a copy for the loss of it
+  bulwark.postgresql.fernet_keyring:
+    path: /srv/keys/shop-pii.json
+    escrow:
+      path: /srv/escrow/shop-pii.age
+      recipients: "{{ escrow_recipients }}"    # age1..., at least two
 
 - name: Give a service the keys in its environment
   bulwark.postgresql.fernet_keyring:
@@ -132,6 +157,18 @@ primary_id:
   returned: success
   type: str
   sample: 0cf56fe34e8ec3f2
+escrow:
+  description: Where the escrow copy is, and who can read it; none where there is none.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: The file of the copy.
+      type: str
+    recipients:
+      description: Their public keys.
+      type: list
+  sample: {path: /srv/escrow/shop-pii.age, recipients: [age1operators, age1escrow]}
 msg:
   description: What was done, in one line.
   returned: success
@@ -142,13 +179,21 @@ msg:
 import contextlib
 import os
 import re
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import CRYPTOGRAPHY_ERROR, Key, dump_keyring
+from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import CRYPTOGRAPHY_ERROR, Key
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import BulwarkError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.files import read_text, write_text
+from ansible_collections.bulwark.postgresql.plugins.module_utils.encryption.escrow import (
+    escrow_of,
+    is_current,
+    keyring_text,
+    remembered,
+    write_copy,
+)
 from ansible_collections.bulwark.postgresql.plugins.module_utils.encryption.keyring import (
     Keys,
     check_replacement,
@@ -168,6 +213,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "key_id": {"type": "str", "no_log": False},
     "content": {"type": "jsonarg", "no_log": True},
     "variable": {"type": "str"},
+    "escrow": {
+        "type": "dict",
+        "options": {"path": {"type": "path", "required": True}, "recipients": {"type": "list", "elements": "str", "required": True}},
+    },
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "mode": {"type": "str", "choices": ["0600", "0640"]},
@@ -197,6 +246,8 @@ def check_options(params: dict[str, Any]) -> None:
         raise BulwarkError(f"key_id does not go with state={state}, which makes keys")
     if variable is None:
         return
+    if params["escrow"] is not None:
+        raise BulwarkError("escrow is that of the keyring on the controller, and does not go with variable")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         raise BulwarkError("variable must be the name of an environment variable: letters, digits and underscores, and no digit first")
     if params["content"] is None:
@@ -224,9 +275,14 @@ def make(module: AnsibleModule) -> dict[str, Any]:
         # An empty or damaged keyring is never taken for a missing one.
         old = keys_of_variable(text, variable, path) if variable else None if text is None else keys_of(text, path)
         new = wanted(params, old)
-        changed = new != old
+        escrow = escrow_of(params["escrow"]) or (None if variable else remembered(text))
+        copied = escrow is None or is_current(escrow, new)
+        changed = new != old or not copied or (not variable and escrow != remembered(text))
+        if escrow is not None and not copied and not module.check_mode:
+            run_command = partial(module.run_command, binary_data=True)
+            write_copy(escrow, new, module.get_bin_path("age"), lambda command, data: run_command(command, data=data))
         if changed and not module.check_mode:
-            write_text(path, set_variable(text, variable, new) if variable else dump_keyring(new))
+            write_text(path, set_variable(text, variable, new) if variable else keyring_text(new, escrow))
         access = permissions(module, text)
     # Keys that check mode has generated are not those that a run would make.
     known = new if not module.check_mode or params["content"] is not None else (old or ())
@@ -238,7 +294,13 @@ def make(module: AnsibleModule) -> dict[str, Any]:
         "changed": changed or access,
         "keyring": keys,
         "primary_id": next((key["id"] for key in keys if key["state"] == "primary"), None),
-        "diff": {"before": lines(old), "after": lines(new, known), "before_header": path, "after_header": path},
+        "escrow": escrow.as_data() if escrow is not None else None,
+        "diff": {
+            "before": lines(old),
+            "after": lines(new, known) + ("" if copied or escrow is None else f"escrow copy: {escrow.path}\n"),
+            "before_header": path,
+            "after_header": path,
+        },
         "msg": f"The keyring {'would have' if module.check_mode and changed else 'has'} {counts(new)}",
     }
 

@@ -27,7 +27,10 @@ options:
         each key, and needs applications whose C(field_encryption.py) knows it.
       - C(forbid_plaintext) set to V(true) adds a CHECK constraint that lets in nothing but tokens. Every application has to encrypt by
         then.
-      - C(accept) is a list of what is not to be refused. V(indexes), V(views), V(triggers), V(publications), V(audit).
+      - C(blind_index) adds a column C(NAME_index) of type text with an index, in which equal values have equal entries, so that a value is
+        still found. Its value names what makes values equal. V(exact), V(text) for Unicode without regard to case, V(digits) for the
+        digits alone. The application writes it with C(blind_index) of C(field_encryption.py).
+      - C(accept) is a list of what is not to be refused. V(indexes), V(views), V(triggers), V(publications), V(audit), V(few_values).
     type: dict
     required: true
   state:
@@ -78,7 +81,7 @@ EXAMPLES = r"""
       shop:
         app.user_profiles:
           ssn: {keyring: pii}
-          phone: {keyring: pii}
+          phone: {keyring: pii, blind_index: digits}
     keyring_files: {pii: /etc/shop/pii.json}
 
 - name: Count the rows of each key
@@ -110,6 +113,12 @@ leftovers:
   type: list
   elements: str
   sample: ["shop, app.user_profiles.ssn: dead rows until VACUUM (app.user_profiles); WAL and backups made before now: make a new backup"]
+index_columns:
+  description: The columns of blind indexes that the run adds, or with O(state=decrypted) removes.
+  returned: success
+  type: list
+  elements: str
+  sample: [app.user_profiles.phone_index]
 msg:
   description: What was done, in one line.
   returned: success
@@ -205,6 +214,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "changed": bool(left),
         "diff": {"prepared": "".join(f"{_line(work, state)}\n" for work in left)},
         "leftovers": [],
+        "index_columns": [f"{work.column.table_label}.{work.column.index_name}" for work in left if _alters(work, state)],
         "msg": _message(works, state),
     }
     with server.connect() as session:
@@ -233,9 +243,16 @@ def _message(works: list[Work], state: str) -> str:
     return summary(works, state) if any(works) else "Everything is as declared"
 
 
+def _alters(work: Work, state: str) -> bool:
+    """Whether a run adds or removes the column of a blind index."""
+    return bool(work.column.blind_index) and (work.facts.blind_index is None) == (state != DECRYPTED)
+
+
 def _line(work: Work, state: str) -> str:
     column = work.column
     how = "" if state == DECRYPTED else f", keyring {column.keyring}, format {column.form}"
+    if column.blind_index and state != DECRYPTED:
+        how += f", blind index {column.index_name} ({column.blind_index})"
     return f"database {column.database}\n  column {column.label}  {work.rows} of {work.census.rows} rows {state}{how}"
 
 

@@ -439,3 +439,113 @@ def test_a_standby_says_what_the_primary_needs(mine: Server, ring: Ring) -> None
         standby.remove()
     assert not result["changed"]
     assert result["msg"] == "skipped: in recovery; the primary needs 1 rows of 1 column encrypted"
+
+
+INDEXED = {"ssn": {"keyring": "pii", "blind_index": "digits"}}
+
+
+def entries(server: Server) -> dict[int, str | None]:
+    """The blind index by row."""
+    return dict(query(server, f"SELECT id, ssn_index FROM {TABLE}", db="shop"))
+
+
+def expected(ring: Ring, plain: dict[int, str | None]) -> dict[int, str | None]:
+    """What the blind index must hold, by the file that applications use."""
+    keyring = fe.Keyring([fe.Key.from_secret(ring.keys[0][0])])
+    return {number: None if text is None else keyring.blind_index(text, f"{TABLE}.ssn", "digits") for number, text in plain.items()}
+
+
+def found(server: Server, values: list[str]) -> list[int]:
+    """The rows that an application finds, and that the server finds by an index."""
+    with session(server, "shop") as connection, connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off")
+        cursor.execute(f"EXPLAIN SELECT id FROM {TABLE} WHERE ssn_index = ANY (%s)", (values,))
+        assert "Seq Scan" not in str(cursor.fetchall())
+        cursor.execute(f"SELECT id FROM {TABLE} WHERE ssn_index = ANY (%s)", (values,))
+        return [number for (number,) in cursor.fetchall()]
+
+
+@pytest.mark.parametrize("form", ["fernet", "keyed"])
+def test_a_blind_index_is_made_rotated_and_taken_away_with_its_column(shop: Server, ring: Ring, form: str) -> None:
+    document = {"ssn": {**INDEXED["ssn"], "format": form}}
+    plain = values(shop)
+    first = done(shop, ring, document)
+    assert first["changed"] is True
+    assert decrypted(shop, ring) == plain
+    assert entries(shop) == expected(ring, plain)
+    for check in (True, False):
+        assert done(shop, ring, document, check=check)["changed"] is False
+    keyring = fe.Keyring.from_file(ring.path)
+    assert found(shop, keyring.blind_indexes("900 11 00042", f"{TABLE}.ssn", "digits")) == [42]
+
+    token = keyring.encrypt("900-11-99999")  # by an application that knows nothing of the index yet
+    execute(shop, f"UPDATE {TABLE} SET ssn = '{token}', ssn_index = NULL WHERE id = 7", db="shop")
+    plain[7] = "900-11-99999"
+    assert done(shop, ring, document)["msg"].startswith("1 rows of 1 column")
+    assert entries(shop) == expected(ring, plain)
+
+    ring.add()
+    both = fe.Keyring.from_file(ring.path).blind_indexes("900-11-00042", f"{TABLE}.ssn", "digits")
+    assert found(shop, both) == [42]
+    assert done(shop, ring, document)["changed"] is False, "an older key still reads"
+    assert done(shop, ring, document, state="rotated")["changed"] is True
+    assert decrypted(shop, ring) == plain
+    assert entries(shop) == expected(ring, plain)
+    assert found(shop, both) == [42]
+    assert done(shop, ring, document, state="rotated")["changed"] is False
+    assert done(shop, ring, document, state="decrypted")["changed"] is True
+    assert values(shop) == plain
+    assert query(shop, f"SELECT count(*) FROM pg_attribute WHERE attrelid = '{TABLE}'::regclass AND attname = 'ssn_index'", db="shop") == [(0,)]
+    assert done(shop, ring, document, state="decrypted")["changed"] is False
+
+
+def test_a_blind_index_comes_to_a_column_that_is_encrypted_and_another_normalizer_replaces_it(shop: Server, ring: Ring) -> None:
+    plain = values(shop)
+    done(shop, ring, {"ssn": {"keyring": "pii"}})
+    tokens = dict(query(shop, f"SELECT id, ssn FROM {TABLE}", db="shop"))
+    done(shop, ring, INDEXED)
+    assert entries(shop) == expected(ring, plain)
+    assert dict(query(shop, f"SELECT id, ssn FROM {TABLE}", db="shop")) == tokens
+    exact = {"ssn": {"keyring": "pii", "blind_index": "exact"}}
+    assert done(shop, ring, exact)["changed"] is True
+    assert all(entry is None or entry.startswith("be1.") for entry in entries(shop).values())
+    assert done(shop, ring, exact)["changed"] is False
+
+
+def test_an_index_that_was_left_invalid_is_made_anew(shop: Server, ring: Ring) -> None:
+    done(shop, ring, INDEXED)
+    execute(shop, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'app.profiles_ssn_index_idx'::regclass", db="shop")
+    assert done(shop, ring, INDEXED)["changed"] is True
+    assert query(shop, "SELECT count(*) FROM pg_index WHERE indrelid = 'app.profiles'::regclass AND NOT indisvalid", db="shop") == [(0,)]
+    assert done(shop, ring, INDEXED)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "options", "message"),
+    [
+        ("SELECT 1", "phone", {}, "has 1 different values in 2500 rows: equal values have equal entries"),
+        (f"ALTER TABLE {TABLE} ADD COLUMN ssn_index bigint", "ssn", {}, "has its blind index in ssn_index, which is of type bigint: rename that column"),
+        ("SELECT 1", "ssn", {"blind_index": "phone"}, '"phone" is not accepted'),
+    ],
+)
+def test_a_blind_index_that_would_tell_too_much_or_cannot_be_is_refused(
+    shop: Server, ring: Ring, change: str, column: str, options: dict[str, str], message: str
+) -> None:
+    execute(shop, f"ALTER TABLE {TABLE} ALTER COLUMN phone TYPE text", change, db="shop")
+    document = {column: {"keyring": "pii", "blind_index": "digits", **options}}
+    before = values(shop)
+    for check in (True, False):
+        result = run(shop, ring, document, check=check)
+        assert result.get("failed"), result
+        assert message in result["msg"]
+    assert values(shop) == before
+    if column == "phone":
+        assert done(shop, ring, {column: {"keyring": "pii", "blind_index": "digits", "accept": ["few_values"]}})["changed"] is True
+
+
+def test_tokens_of_an_unknown_key_cannot_be_indexed(shop: Server, ring: Ring) -> None:
+    stranger = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
+    execute(shop, f"UPDATE {TABLE} SET ssn = '{stranger}' WHERE id = 5", db="shop")
+    result = run(shop, ring, INDEXED)
+    assert result.get("failed"), result
+    assert "has 1 tokens of a key that is not in the keyring pii, which cannot be indexed" in result["msg"]

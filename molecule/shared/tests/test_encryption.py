@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any, Callable
 
@@ -52,3 +53,10 @@ def test_the_key_is_not_on_the_host_of_the_server(host: Any) -> None:
         pattern = f"[{each['key'][0]}]{each['key'][1:]}"  # does not match itself, in the log of the processes that were seen
         found = host.run(f"grep -rlE -e '{pattern}' /etc /var/lib/postgresql /var/log /var/tmp /tmp /home /root")
         assert found.stdout == ""
+
+
+def test_the_escrow_copy_has_the_keys() -> None:
+    directory = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+    command = ["age", "--decrypt", "--identity", str(directory / "identities"), str(directory / "pii.age")]
+    copy = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(copy)["keys"] == json.loads((directory / "pii.json").read_text(encoding="utf-8"))["keys"]

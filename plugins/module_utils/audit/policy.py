@@ -47,7 +47,8 @@ def _encrypted(tables: Any) -> dict[tuple[str, str], tuple[str, ...]]:
     for name, columns in tables.items() if isinstance(tables, Mapping) else ():
         place = split_name(str(name))
         if place is not None and isinstance(columns, Mapping):
-            found[place] = tuple(sorted(str(column) for column in columns))
+            indexed = [column for column, options in columns.items() if isinstance(options, Mapping) and options.get("blind_index")]
+            found[place] = tuple(sorted([*map(str, columns), *(f"{column}_index" for column in indexed)]))
     return found
 
 

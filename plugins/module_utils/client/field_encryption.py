@@ -11,6 +11,7 @@ the token, f1.ID.TOKEN: so the key is known without a trial, and SQL can count t
     mapped_column(EncryptedText)                              SQLAlchemy 2
     ssn = EncryptedTextField()                                Django
     register_psycopg(connection); Encrypted(text); decrypted_rows(dict_row, "ssn")      psycopg 3
+    blind_index(text, "app.users.phone", "digits")            to find equal values; see there
 
 The default keyring is that of configure(), else the file that the environment variable ENCRYPTION_KEYRING names, else the systemd
 credential encryption_keyring, else the environment variable ENCRYPTION_KEY, which holds a keyring, or keys separated by commas with the
@@ -24,6 +25,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import logging
 import os
@@ -32,12 +34,15 @@ import stat
 import threading
 import time
 import traceback
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
 
 try:
     from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 except ImportError:
     CRYPTOGRAPHY_ERROR: str | None = traceback.format_exc()
 else:
@@ -66,6 +71,14 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at a keyring file
 _LOG = logging.getLogger("field_encryption")
 
 Token = Union[str, bytes, bytearray, memoryview]
+
+# Blind indexes: the name of a normalizer, the prefix of its values, and what it makes of a text. A prefix never gets another meaning.
+NORMALIZERS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "exact": ("be1", lambda text: text),
+    "text": ("bt1", lambda text: unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()),
+    "digits": ("bd1", lambda text: "".join(letter for letter in unicodedata.normalize("NFKC", text) if letter in "0123456789")),
+}
+_INDEX_BYTES = 16  # of an HMAC that are kept
 
 
 class FieldEncryptionError(ValueError):
@@ -295,6 +308,7 @@ class _Loaded:
     primary: Fernet | None = field(repr=False)
     all: MultiFernet | None = field(repr=False)
     by_id: dict[str, Fernet] = field(repr=False)
+    index_keys: dict[tuple[str, str, str], bytes] = field(repr=False, default_factory=dict)
     stamp: tuple[int, ...] = ()
 
 
@@ -304,7 +318,7 @@ def _prepared(keys: Sequence[Key], stamp: tuple[int, ...] = ()) -> _Loaded:
     readers = tuple((key, Fernet(key.secret)) for state in READING_STATES for key in keys if key.state == state and key.secret is not None)
     primary = next((fernet for key, fernet in readers if key.state == "primary"), None)
     every = MultiFernet([fernet for _key, fernet in readers]) if readers else None
-    return _Loaded(tuple(keys), readers, primary, every, {key.id: fernet for key, fernet in readers}, stamp)
+    return _Loaded(tuple(keys), readers, primary, every, {key.id: fernet for key, fernet in readers}, stamp=stamp)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -479,6 +493,22 @@ class Keyring:
         tried = ", ".join(key.id for key, _fernet in loaded.readers) or "none"
         raise WrongKeyError(f"the token was made with another key than those of {self._source} ({tried}), or it was altered")
 
+    def blind_index(self, text: str, column: str, normalizer: str = "exact") -> str:
+        """What stands for a text in the blind index of a column, under the primary key; equal texts have the same.
+
+        column: "schema.table.column", the one that holds the tokens. normalizer: one of NORMALIZERS, which makes texts equal that mean
+        the same. Write it together with the token, and look up with blind_indexes. Raises FieldEncryptionError.
+        """
+        loaded = self._current()
+        if loaded.primary is None:
+            raise KeyringError(f"{self._source}: no key is primary, so nothing can be indexed: promote one")
+        return _index_of(loaded, loaded.readers[0][0], text, column, normalizer)
+
+    def blind_indexes(self, text: str, column: str, normalizer: str = "exact") -> list[str]:
+        """What may stand for a text in the blind index of a column, one for each key that reads: WHERE phone_index = ANY (...)."""
+        loaded = self._current()
+        return [_index_of(loaded, key, text, column, normalizer) for key, _fernet in loaded.readers]
+
     def info(self, token: Token) -> TokenInfo:
         """Which key a token was made with, and when, found by its HMAC and without decrypting it. Raises TokenError."""
         data = _token_bytes(token)
@@ -512,6 +542,24 @@ class Keyring:
                 continue
             return self._form(loaded, loaded.primary.encrypt_at_time(plain, int.from_bytes(_decoded(data)[1:9], "big")))
         return self._refuse(data, loaded)
+
+
+def _index_of(loaded: _Loaded, key: Key, text: str, column: str, normalizer: str) -> str:
+    """A value of a blind index: PREFIX.KEY ID.HMAC. Its key is derived from the key of the tokens and from the column (HKDF, RFC 5869)."""
+    if not isinstance(text, str):
+        raise FieldEncryptionError(f"only text can be indexed, not {type(text).__name__}: make text of it first")
+    if normalizer not in NORMALIZERS:
+        raise FieldEncryptionError(f"there is no normalizer {normalizer!r}; there are {', '.join(NORMALIZERS)}")
+    prefix, normalized = NORMALIZERS[normalizer]
+    place = (key.id, column, prefix)
+    secret = loaded.index_keys.get(place)
+    if secret is None:
+        info = b"\0".join((b"bulwark.postgresql blind index", prefix.encode(), column.encode()))
+        secret = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(_raw(key.secret))
+        loaded.index_keys[place] = secret
+    data = normalized(text).encode("utf-8", "surrogatepass")
+    digest = hmac.digest(secret, data, "sha256")[:_INDEX_BYTES]
+    return f"{prefix}.{key.id}.{base64.urlsafe_b64encode(digest).decode('ascii').rstrip('=')}"
 
 
 def _verifies(fernet: Fernet, token: bytes) -> bool:
@@ -567,6 +615,16 @@ def encrypt_value(plaintext: str) -> str:
 def decrypt_value(token: Token) -> str:
     """The text in a token, with the default keyring. Raises FieldEncryptionError."""
     return default_keyring().decrypt(token)
+
+
+def blind_index(text: str, column: str, normalizer: str = "exact") -> str:
+    """Keyring.blind_index with the default keyring."""
+    return default_keyring().blind_index(text, column, normalizer)
+
+
+def blind_indexes(text: str, column: str, normalizer: str = "exact") -> list[str]:
+    """Keyring.blind_indexes with the default keyring."""
+    return default_keyring().blind_indexes(text, column, normalizer)
 
 
 # psycopg 3

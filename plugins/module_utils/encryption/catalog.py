@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..client.field_encryption import NORMALIZERS
 from ..core.catalog import USER_SCHEMA
-from ..core.statements import compose, identifier, quoted_text
-from .model import FERNET, KEYED, Census, Facts, Mark
+from ..core.statements import compose, identifier, joined, keywords, literal, quoted_text
+from .model import FERNET, KEYED, BlindIndex, Census, Facts, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ..core.database import Database
     from .model import Column
@@ -76,6 +77,12 @@ SELECT t.typname, CASE WHEN a.atttypmod > 4 AND t.typname = 'varchar' THEN a.att
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = %(table)s AND a.attname = %(column)s AND a.attnum > 0 AND NOT a.attisdropped
 """
+_BLIND_INDEX = """
+SELECT pg_catalog.format_type(a.atttypid, NULL), COALESCE(pg_catalog.bool_or(i.indisvalid), false),
+ COALESCE(pg_catalog.array_agg(i.indexrelid::pg_catalog.regclass::text) FILTER (WHERE NOT i.indisvalid), '{}')
+FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
+WHERE a.attrelid = %(table)s AND a.attname = %(column)s AND a.attnum > 0 AND NOT a.attisdropped GROUP BY a.atttypid
+"""
 _AUDIT = "0_audit_"  # how the triggers of this collection's audit log begin
 
 
@@ -132,7 +139,35 @@ def read_facts(database: Database, column: Column, table: tuple[int, str, bool, 
         may_write,
         _MARK.sub("", comment or ""),
         Mark(said[1], said[2]) if said else None,
+        _blind_index(database, column, oid),
     )
+
+
+def _blind_index(database: Database, column: Column, table: int) -> BlindIndex | None:
+    found = database.query(_BLIND_INDEX, {"table": table, "column": column.index_name}) if column.blind_index else ()
+    return BlindIndex(found[0][0], found[0][1], tuple(found[0][2])) if found else None
+
+
+def not_indexed(column: Column, keys: Collection[str]) -> Any:
+    """The condition that the blind index has no value of one of these keys, by their ids."""
+    prefix = NORMALIZERS[column.blind_index][0]
+    known = joined(", ", [literal(f"{prefix}.{key}.") for key in sorted(keys)])
+    name = identifier(column.index_name)
+    return compose("({0} IS NULL OR pg_catalog.left({0}, 21) <> ALL (ARRAY[{1}]::pg_catalog.text[]))", name, known)
+
+
+def count_unindexed(database: Database, column: Column, facts: Facts, keys: Collection[str]) -> int:
+    """The values that the blind index does not have under one of these keys."""
+    value = identifier(column.name)
+    condition = not_indexed(column, keys) if facts.blind_index else keywords("true")
+    table = identifier(column.schema, column.table)
+    return int(database.value(compose("SELECT pg_catalog.count(*) FROM {} WHERE {} IS NOT NULL AND {}", table, value, condition)))
+
+
+def count_different(database: Database, column: Column) -> tuple[int, int]:
+    """How many values there are, and how many different ones."""
+    name, table = identifier(column.name), identifier(column.schema, column.table)
+    return database.query(compose("SELECT pg_catalog.count({0}), pg_catalog.count(DISTINCT {0}) FROM {1}", name, table))[0]
 
 
 def _hides(source: str, column: str) -> bool:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Callable
 from ..core.document import quoted
 from ..core.errors import BulwarkError, Mistake, PolicyError, nearest
 from ..core.plan import ADVISORY_LOCK
-from ..core.statements import compose, identifier, literal
-from .catalog import column_names, comment_of, count, read_facts, read_table, table_names, token_form
+from ..core.statements import compose, identifier, keywords, literal
+from .catalog import column_names, comment_of, count, count_different, count_unindexed, read_facts, read_table, table_names, token_form
 from .convert import Counts, Pace, Pages, convert_column
 from .model import CENSUS, DECRYPTED, ENCRYPTED, KEYED, Census, Column, Facts, Mark
-from .preflight import check_name, length_problem, problems
+from .preflight import check_name, index_problem, length_problem, problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,13 +90,20 @@ class Convergence:
         too_long = length_problem(column, facts, census) if self._state not in (CENSUS, DECRYPTED) else None
         if too_long is not None:
             mistakes.append(too_long)
+        if census.unindexed:
+            values, different = count_different(session, column) if census.plain else (0, 0)
+            telling = index_problem(column, census, values, different)
+            mistakes.extend([telling] if telling is not None else [])
         yield Work(column, facts, census, self._left(column, census), self._unsettled(column, facts))
 
     def _census(self, session: Session, column: Column, facts: Facts) -> Census:
         """The rows of a column, the tokens by key where that matters and a keyring can tell."""
         census = count(session, column)
         keyring = self._keyrings.get(column.keyring)
-        certain = self._state == ENCRYPTED and not (census.unknown if column.form == KEYED else census.by_key)
+        if column.blind_index and keyring is not None and self._state not in (CENSUS, DECRYPTED):
+            counted = Pages(column, facts, keyring, self._state).index_keys()
+            census = replace(census, unindexed=count_unindexed(session, column, facts, counted))
+        certain = self._state == ENCRYPTED and not census.unindexed and not (census.unknown if column.form == KEYED else census.by_key)
         if keyring is None or certain or not facts.keys or not (census.unknown or census.by_key):
             return census
         if column.form == KEYED and not census.unknown and self._state != CENSUS:
@@ -122,14 +129,17 @@ class Convergence:
             return sum(census.by_key.values())
         other = sum(census.other_form.values())
         if self._state == ENCRYPTED:
-            return census.plain + other
+            return max(census.unindexed, census.plain + other)
         primary = self._keyrings[column.keyring].primary_id
-        return census.plain + sum(rows if key != primary else census.other_form.get(key, 0) for key, rows in census.by_key.items())
+        old = sum(rows if key != primary else census.other_form.get(key, 0) for key, rows in census.by_key.items())
+        return max(census.unindexed, census.plain + old)
 
     def _unsettled(self, column: Column, facts: Facts) -> bool:
         if self._state == CENSUS:
             return False
         mark = None if self._state == DECRYPTED else Mark(column.form, column.keyring)
+        if column.blind_index and (facts.blind_index is not None and facts.blind_index.ready) != (self._state != DECRYPTED):
+            return True
         return facts.mark != mark or _checked(column, facts) != (column.forbid_plaintext and self._state != DECRYPTED)
 
     def apply(self, works: list[Work], say: Callable[[str], None]) -> list[Work]:
@@ -148,6 +158,10 @@ class Convergence:
             session.without_timeouts()
             if self._state == DECRYPTED and check_name(column) in facts.constraints:
                 session.execute(_drop_check(column))
+            if column.blind_index and self._state != DECRYPTED and facts.blind_index is None:
+                place = identifier(column.schema, column.table), identifier(column.index_name)
+                session.execute(compose("SET lock_timeout = {}", literal(self._pace.lock_timeout)))
+                session.execute(compose("ALTER TABLE {} ADD COLUMN {} pg_catalog.text", *place))
             left = self._convert(session, work, say)
             if left.rows and self._state != DECRYPTED:
                 raise BulwarkError(
@@ -155,7 +169,8 @@ class Convergence:
                     " have the application encrypt first, then run again"
                 )
             for statement in self._settling(column, facts):
-                session.execute(compose("SET lock_timeout = {}", literal(self._pace.lock_timeout)), statement)
+                session.execute(compose("SET lock_timeout = {}", literal(self._pace.lock_timeout)))
+                session.execute(statement)
             session.execute(compose("ANALYZE {} ({})", identifier(column.schema, column.table), identifier(column.name)))
             with session.reading():
                 return next(iter(self._looked(session, column, [])))
@@ -176,8 +191,17 @@ class Convergence:
         table, name = identifier(column.schema, column.table), identifier(column.name)
         mark = None if self._state == DECRYPTED else Mark(column.form, column.keyring)
         yield compose("COMMENT ON COLUMN {} IS {}", identifier(column.schema, column.table, column.name), literal(comment_of(facts, mark)))
+        index = facts.blind_index
         if self._state == DECRYPTED:
+            if index is not None:
+                yield compose("ALTER TABLE {} DROP COLUMN {}", table, identifier(column.index_name))
             return
+        if column.blind_index and not (index is not None and index.ready):
+            for each in index.invalid if index is not None else ():
+                yield compose("DROP INDEX {}", keywords(each))
+            # Of a partitioned table an index cannot be made beside its writers.
+            beside = keywords("CONCURRENTLY" if facts.kind == "r" else "")
+            yield compose("CREATE INDEX {} ON {} ({})", beside, table, identifier(column.index_name))
         check = identifier(check_name(column))
         there = check_name(column) in facts.constraints
         if there and not column.forbid_plaintext:

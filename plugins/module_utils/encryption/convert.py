@@ -17,12 +17,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..client.field_encryption import Keyring, TokenError, is_token
+from ..client.field_encryption import NORMALIZERS, READING_STATES, Keyring, TokenError, is_token
 from ..core.database import StatementError
 from ..core.errors import BulwarkError
 from ..core.statements import compose, identifier, joined, keywords, literal
-from .catalog import has_form, token_form
-from .model import DECRYPTED, ENCRYPTED, KEYED
+from .catalog import has_form, not_indexed, token_form
+from .model import DECRYPTED, ENCRYPTED, KEYED, ROTATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,9 +83,20 @@ class Pages:
         self._shown = joined(", ", [compose("{}::pg_catalog.text AS {}", key, name) for key, name in zip(self._keys, names)])
         self._table = identifier(column.schema, column.table)
         self._name = identifier(column.name)
+        self._indexed = bool(column.blind_index) and state in (ENCRYPTED, ROTATED)
+
+    def index_keys(self) -> tuple[str, ...]:
+        """The ids of the keys under which the blind index may have a value."""
+        states = READING_STATES if self._state == ENCRYPTED else ("primary",)
+        return tuple(key.id for key in self._keyring.keys if key.state in states)
 
     def _needed(self) -> Any:
         """The condition that a row may have to be converted."""
+        if self._indexed:
+            return compose("({} OR {})", self._value_needed(), not_indexed(self._column, self.index_keys()))
+        return self._value_needed()
+
+    def _value_needed(self) -> Any:
         if self._state in (None, DECRYPTED):
             return token_form(self._name)
         if self._state == ENCRYPTED:
@@ -100,7 +111,7 @@ class Pages:
         return joined(", ", [compose("{}::{}", literal(value), keywords(of)) for value, of in zip(values, self._types)])
 
     def read(self, session: Session, after: Sequence[str] | None, upto: Sequence[str] | None, limit: int) -> list[tuple[Any, ...]]:
-        """The next rows: the columns of the key as text, xmin, the value."""
+        """The next rows: the columns of the key as text, xmin, the blind index where there is one, the value."""
         keys = joined(", ", self._keys)
         conditions = [compose("{} IS NOT NULL", self._name), self._needed()]
         conditions += [] if after is None else [compose("({}) > ({})", keys, self._place(after))]
@@ -109,7 +120,7 @@ class Pages:
             compose(
                 "SELECT {}, xmin::pg_catalog.text, {} FROM {} WHERE {} ORDER BY {} LIMIT {}",
                 self._shown,
-                self._name,
+                joined(", ", [*self._index(), self._name]),
                 self._table,
                 joined(" AND ", conditions),
                 keys,
@@ -127,6 +138,25 @@ class Pages:
             if found and found[0] != bounds[-1]:
                 bounds.append(found[0])
         return list(zip(bounds, [*bounds[1:], None]))
+
+    def _index(self) -> list[Any]:
+        return [identifier(self._column.index_name)] if self._indexed else []
+
+    def row(self, row: tuple[Any, ...], counts: Counts) -> tuple[Any, ...] | None:
+        """A row as it is to be written, None for one that stays as it is."""
+        place, value = row[: len(self._keys) + 1], row[-1]
+        new = self.converted(value, counts)
+        if not self._indexed:
+            return None if new is None else (*place, new)
+        token = value if new is None else new
+        prefix = NORMALIZERS[self._column.blind_index][0]
+        if new is None and str(row[-2] or "").startswith(tuple(f"{prefix}.{key}." for key in self.index_keys())):
+            return None
+        try:
+            text = self._keyring.decrypt(token)
+        except TokenError:  # counted already
+            return None
+        return (*place, self._keyring.blind_index(text, self._column.label, self._column.blind_index), token)
 
     def converted(self, value: str, counts: Counts) -> str | None:
         """What a value becomes, None for one that stays as it is."""
@@ -148,23 +178,25 @@ class Pages:
         return new if new != value else None
 
     def write(self, session: Session, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Write new values, each (key..., xmin, value); returns how many rows took one."""
+        """Write new rows, as row() makes them; returns how many took one."""
         names = [f"k{number}" for number in range(len(self._keys))]
+        news = [*(["blind"] if self._indexed else []), "value"]
         same = [compose("t.{} = v.{}::{}", key, identifier(name), keywords(of)) for key, name, of in zip(self._keys, names, self._types)]
         keys = joined(", ", [compose("t.{}", key) for key in self._keys])
         # Within the page's range of the key, so that the server never reads the whole table for it.
-        begin = compose("WITH written AS (UPDATE {} t SET {} = v.value FROM unnest(", self._table, self._name)
+        assigned = joined(", ", [compose("{} = v.{}", each, identifier(name)) for each, name in zip([*self._index(), self._name], news)])
+        begin = compose("WITH written AS (UPDATE {} t SET {} FROM unnest(", self._table, assigned)
         end = compose(
-            ") v({}, version, value) WHERE {} AND t.xmin = v.version::pg_catalog.xid AND ({}) >= ({}) AND ({}) <= ({}) RETURNING 1)"
+            ") v({}) WHERE {} AND t.xmin = v.version::pg_catalog.xid AND ({}) >= ({}) AND ({}) <= ({}) RETURNING 1)"
             " SELECT pg_catalog.count(*) FROM written",
-            joined(", ", [identifier(name) for name in names]),
+            joined(", ", [identifier(name) for name in (*names, "version", *news)]),
             joined(" AND ", same),
             keys,
             self._place(rows[0]),
             keys,
             self._place(rows[-1]),
         )
-        arrays, parameters = zip(*(_array(name, values) for name, values in zip((*names, "version", "value"), zip(*rows))))
+        arrays, parameters = zip(*(_array(name, values) for name, values in zip((*names, "version", *news), zip(*rows))))
         before, after = (session.text(part).replace("%", "%%") for part in (begin, end))
         return int(session.value(f"{before}{', '.join(arrays)}{after}", dict(parameters)))
 
@@ -173,8 +205,7 @@ class Pages:
         while True:
             counts = Counts()
             rows = self.read(session, after, upto, pace.page)
-            news = [(row, self.converted(row[-1], counts)) for row in rows]
-            new = [(*row[:-1], value) for row, value in news if value is not None]
+            new = [row for row in (self.row(each, counts) for each in rows) if row is not None]
             if new:
                 counts.written = self._patiently(session, new, pace.retries)
                 counts.missed = len(new) - counts.written

@@ -21,7 +21,7 @@ CENSUS = "census"
 STATES = (ENCRYPTED, ROTATED, DECRYPTED, CENSUS)
 
 # What hangs on a column or table and that a person may accept, each with the word for it.
-ACCEPTED = ("audit", "indexes", "publications", "triggers", "views")
+ACCEPTED = ("audit", "few_values", "indexes", "publications", "triggers", "views")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Column:
     """A column that the document names.
 
     keyring: the name of its keyring. form: FERNET or KEYED. forbid_plaintext: a CHECK constraint lets in nothing but tokens.
-    accept: words of ACCEPTED, what is not to be refused.
+    accept: words of ACCEPTED, what is not to be refused. blind_index: the normalizer of the column beside it by which values are found, ""
+    for none.
     """
 
     path: str
@@ -41,6 +42,12 @@ class Column:
     form: str = FERNET
     forbid_plaintext: bool = False
     accept: tuple[str, ...] = ()
+    blind_index: str = ""
+
+    @property
+    def index_name(self) -> str:
+        """The column of the blind index."""
+        return f"{self.name}_index"
 
     @property
     def table_label(self) -> str:
@@ -59,6 +66,15 @@ class Mark:
 
     form: str
     keyring: str
+
+
+@dataclass(frozen=True)
+class BlindIndex:
+    """The column of a blind index. type: of the column. ready: whether a valid index is on it. invalid: names of those that are not."""
+
+    type: str
+    ready: bool = False
+    invalid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,13 +102,14 @@ class Facts:
     may_write: bool = True
     comment: str = ""
     mark: Mark | None = None
+    blind_index: BlindIndex | None = None
 
 
 @dataclass(frozen=True)
 class Census:
     """The rows of a column. by_key: tokens by the id of their key. other_form: those of them that are not in the declared form.
     unknown: tokens that no key of the keyring verifies, or, without a keyring, whose key is not known. plain: values that are no tokens.
-    longest: bytes of the longest of those.
+    longest: bytes of the longest of those. unindexed: values that the blind index does not have, or only under a key that does not count.
     """
 
     nulls: int = 0
@@ -101,6 +118,7 @@ class Census:
     other_form: Mapping[str, int] = field(default_factory=dict)
     unknown: int = 0
     longest: int = 0
+    unindexed: int = 0
 
     @property
     def rows(self) -> int:

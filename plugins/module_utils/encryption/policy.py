@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..client.field_encryption import NORMALIZERS
 from ..core.document import Node, quoted, value_text
 from ..core.errors import Mistake, PolicyError, nearest
 from ..core.identifiers import name_problem, split_name
@@ -14,7 +15,7 @@ from .model import ACCEPTED, FERNET, FORMATS, Column
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_KEYS = ("keyring", "format", "forbid_plaintext", "accept")
+_KEYS = ("keyring", "format", "forbid_plaintext", "blind_index", "accept")
 
 
 def read_policy(columns: Any, keyrings: Collection[str] | None, path_prefix: str = "") -> tuple[Column, ...]:
@@ -62,7 +63,10 @@ def _column(database: str, place: tuple[str, str], name: str, node: Node, keyrin
         node.mistake("keyring", f"there is no keyring {quoted(keyring)}{nearest(keyring, keyrings)}")
     accept = node.names("accept", lambda word: None if word in ACCEPTED else _unknown(word))
     form = node.word("format", FORMATS, FERNET)
-    return Column(node.path, database, *place, name, keyring, form, bool(node.boolean("forbid_plaintext", False)), accept)
+    normalizer = node.word("blind_index", NORMALIZERS, "")
+    if normalizer and name_problem(f"{name}_index"):
+        node.mistake("blind_index", f"the column of the index would be {name}_index: {name_problem(f'{name}_index')}")
+    return Column(node.path, database, *place, name, keyring, form, bool(node.boolean("forbid_plaintext", False)), accept, normalizer)
 
 
 def _unknown(word: str) -> str:

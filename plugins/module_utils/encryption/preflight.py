@@ -23,6 +23,9 @@ _CONSTRAINTS = {
     "c": "a CHECK constraint",
 }
 
+_OFTEN = 10  # as often as a value may be there on average in a column with a blind index
+_FEW = 10  # different values, below which a table is too small to tell
+
 _HEADER, _BLOCK = 1 + 8 + 16 + 32, 16  # bytes of a token before base64: the Fernet specification
 
 
@@ -64,6 +67,8 @@ def problems(column: Column, facts: Facts, state: str) -> Iterator[Mistake]:
             else ", and no two tokens are equal: drop it first"
         )
         yield mistake(f"is in {what}, {name}{out}")
+    if facts.blind_index is not None and facts.blind_index.type != "text":
+        yield mistake(f"has its blind index in {column.index_name}, which is of type {facts.blind_index.type}: rename that column")
     if facts.filtered:
         yield mistake(
             "is in a table with row-level security that hides rows from this role: connect as a superuser or a role with BYPASSRLS"
@@ -91,6 +96,23 @@ def _hanging(column: Column, facts: Facts, mistake_prefix: str, state: str) -> I
         if names and word not in column.accept:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             yield Mistake(column.path, f"{mistake_prefix} {text.format(shown)}, or say accept: [{word}]")
+
+
+def index_problem(column: Column, census: Census, values: int, different: int) -> Mistake | None:
+    """Why a blind index would tell too much, or cannot be made."""
+    if census.unknown:
+        return Mistake(
+            f"{column.path}.blind_index",
+            f"{column.label} has {census.unknown} tokens of a key that is not in the keyring {column.keyring}, which cannot be indexed:"
+            " add that key, or encrypt them anew",
+        )
+    if values < _FEW * _OFTEN or different * _OFTEN > values or "few_values" in column.accept:
+        return None
+    return Mistake(
+        f"{column.path}.blind_index",
+        f"{column.label} has {different} different values in {values} rows: equal values have equal entries, by which whoever sees the"
+        " table guesses them; leave the index out, or say accept: [few_values]",
+    )
 
 
 def length_problem(column: Column, facts: Facts, census: Census) -> Mistake | None:

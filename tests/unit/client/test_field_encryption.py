@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import hmac
 import os
 import pickle
 import sys
@@ -461,3 +462,66 @@ def test_the_environment_asks_for_the_keyed_form(monkeypatch: pytest.MonkeyPatch
         assert fe.encrypt_value("x").startswith(f"f1.{key.id}.")
     finally:
         fe.configure(None)
+
+
+COLUMN = "app.user_profiles.phone"
+
+
+def by_hand(key: str, prefix: str, column: str, normalized: str) -> str:
+    """A value of a blind index by RFC 5869 and RFC 2104, with the standard library alone."""
+    extracted = hmac.digest(b"\0" * 32, base64.urlsafe_b64decode(key), "sha256")
+    secret = hmac.digest(extracted, f"bulwark.postgresql blind index\0{prefix}\0{column}\1".encode(), "sha256")
+    digest = hmac.digest(secret, normalized.encode("utf-8", "surrogatepass"), "sha256")[:16]
+    return f"{prefix}.{fe.key_id(key)}." + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+@given(st.text(st.characters()), st.sampled_from(list(fe.NORMALIZERS)))
+def test_a_blind_index_is_an_hmac_under_a_key_of_its_own(text: str, normalizer: str) -> None:
+    key = fe.Key.generate()
+    ring = fe.Keyring([key])
+    prefix, normalized = fe.NORMALIZERS[normalizer]
+    assert normalized(normalized(text)) == normalized(text)
+    assert ring.blind_index(text, COLUMN, normalizer) == by_hand(str(key.secret), prefix, COLUMN, normalized(text))
+    assert ring.blind_indexes(text, COLUMN, normalizer) == [ring.blind_index(text, COLUMN, normalizer)]
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "one", "other", "same"),
+    [
+        ("digits", "+1 (555) 010-0100", "1-555-010-0100", True),
+        ("digits", "\uff11\uff15\uff15\uff15", "1555", True),
+        ("digits", "555-0100", "555-0101", False),
+        ("text", " Straße ", "STRASSE", True),
+        ("text", "ﬁle", "FILE", True),
+        ("text", "a b", "ab", False),
+        ("exact", "a", "A", False),
+        ("exact", "a ", "a", False),
+    ],
+)
+def test_a_normalizer_makes_equal_what_means_the_same(normalizer: str, one: str, other: str, same: bool) -> None:
+    ring = fe.Keyring([fe.Key.generate()])
+    assert (ring.blind_index(one, COLUMN, normalizer) == ring.blind_index(other, COLUMN, normalizer)) is same
+
+
+def test_a_blind_index_differs_between_columns_keys_and_normalizers() -> None:
+    ring, second = fe.Keyring([fe.Key.generate()]), fe.Keyring([fe.Key.generate()])
+    values = [each.blind_index("5550100", column, how) for each in (ring, second) for column in (COLUMN, "app.users.phone") for how in fe.NORMALIZERS]
+    assert len({value.rpartition(".")[2] for value in values}) == len(values)
+
+
+def test_a_look_up_finds_what_every_key_that_reads_has_written() -> None:
+    keys = [fe.Key.generate("staged"), fe.Key.generate(), fe.Key.generate("secondary"), fe.Key.generate("retired")]
+    ring = fe.Keyring(keys)
+    alone = [fe.Keyring([replace(key, state="primary")]).blind_index("x", COLUMN) for key in keys]
+    assert ring.blind_indexes("x", COLUMN) == [alone[1], alone[2], alone[0]]
+    assert ring.blind_index("x", COLUMN) == alone[1]
+    with pytest.raises(fe.KeyringError, match="no key is primary"):
+        fe.Keyring(keys[2:]).blind_index("x", COLUMN)
+
+
+def test_what_cannot_be_indexed() -> None:
+    ring = fe.Keyring([fe.Key.generate()])
+    with pytest.raises(fe.FieldEncryptionError, match="only text can be indexed, not int"):
+        ring.blind_index(5, COLUMN)  # type: ignore[arg-type]
+    with pytest.raises(fe.FieldEncryptionError, match="there is no normalizer 'phone'; there are exact, text, digits"):
+        ring.blind_indexes("5", COLUMN, "phone")

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.client.field_encryption import Key, Keyring, dump_keyring, key_id, parse_keyring
 from tests.integration.module import finished, run, started
@@ -236,3 +239,66 @@ def test_what_an_environment_file_cannot_hold_is_refused(tmp_path: Path) -> None
         assert result.get("failed"), result
         assert message in result["msg"]
         assert path.read_text() == text
+
+
+@pytest.fixture
+def identities(tmp_path: Path) -> list[tuple[Path, str]]:
+    """Two identities of age with their public keys."""
+    if shutil.which("age-keygen") is None:
+        pytest.skip("age is not installed here: install the package age")
+    found = []
+    for name in ("operators", "elsewhere"):
+        path = tmp_path / f"{name}.txt"
+        subprocess.run(["age-keygen", "-o", str(path)], check=True, capture_output=True)
+        found.append((path, subprocess.run(["age-keygen", "-y", str(path)], check=True, capture_output=True, text=True).stdout.strip()))
+    return found
+
+
+def copied(copy: Path, identity: Path) -> list[tuple[str, str]]:
+    """The ids and states of the keys in an escrow copy, read by age."""
+    text = subprocess.run(["age", "--decrypt", "--identity", str(identity), str(copy)], check=True, capture_output=True, text=True).stdout
+    return [(key.id, key.state) for key in parse_keyring(text)]
+
+
+def test_an_escrow_copy_has_every_key_before_it_is_used(tmp_path: Path, identities: list[tuple[Path, str]]) -> None:
+    path, copy = tmp_path / "pii.json", tmp_path / "pii.age"
+    escrow = {"path": str(copy), "recipients": [public for _path, public in identities]}
+    step(path, escrow=escrow)
+    unchanged(path, escrow=escrow)
+    unchanged(path)
+
+    def same() -> None:
+        for identity, _public in identities:
+            assert copied(copy, identity) == [(key.id, key.state) for key in Keyring.from_file(path).keys]
+        note = json.loads((tmp_path / "pii.age.json").read_text())
+        assert [(key["id"], key["state"]) for key in note["keys"]] == copied(copy, identities[0][0])
+        for secret in (str(key.secret) for key in Keyring.from_file(path).keys if key.secret):
+            assert secret not in copy.read_text() + json.dumps(note)
+
+    same()
+    for options in ({"state": "staged"}, {"state": "primary"}, {"state": "retired"}):
+        step(path, **options)  # without the option
+        same()
+    for spoil in (copy.unlink, lambda: copy.write_text(copy.read_text()[:-40]), (tmp_path / "pii.age.json").unlink):
+        spoil()
+        step(path)
+        same()
+    other = {**escrow, "path": str(tmp_path / "other.age")}
+    assert keyring(path, escrow=other)["escrow"] == other
+    assert copied(tmp_path / "other.age", identities[0][0])
+
+
+def test_no_key_is_made_whose_copy_cannot_be(tmp_path: Path, identities: list[tuple[Path, str]]) -> None:
+    path, publics = tmp_path / "pii.json", [public for _path, public in identities]
+    for recipients, copy, message in (
+        (publics[:1], "pii.age", "must name at least two public keys"),
+        ([publics[0], publics[0]], "pii.age", "must name at least two public keys"),
+        ([publics[0], "correct horse"], "pii.age", "'correct horse' is no public key of age"),
+        ([publics[0], f"{publics[1][:-1]}1"], "pii.age", "age made no escrow copy"),
+        (publics, "missing/pii.age", "cannot write"),
+    ):
+        result = keyring(path, escrow={"path": str(tmp_path / copy), "recipients": recipients})
+        assert result.get("failed"), result
+        assert message in result["msg"], result
+        assert not path.exists()
+        assert not (tmp_path / "pii.age").exists()
