@@ -643,9 +643,9 @@ class Encrypted(str):
 def register_psycopg(context: Any = None, keyring: Keyring | None = None) -> None:
     """Encrypt each parameter of type Encrypted. context: a connection or cursor of psycopg 3; None: all of them."""
     import psycopg
-    from psycopg.types.string import StrDumper
+    from psycopg.types.string import StrDumperUnknown
 
-    class EncryptedDumper(StrDumper):
+    class EncryptedDumper(StrDumperUnknown):  # so that the server takes it for text or bytea, whichever the column is
         def dump(self, obj: Any) -> Any:
             return super().dump((keyring or default_keyring()).encrypt(str.__str__(obj)))
 
@@ -673,12 +673,12 @@ def decrypted_rows(row_factory: Callable[[Any], Any], *columns: str, keyring: Ke
 
 
 def _sqlalchemy_type() -> Any:
-    from sqlalchemy import Text
+    from sqlalchemy import LargeBinary, Text
     from sqlalchemy.sql import operators
     from sqlalchemy.types import TypeDecorator
 
     class EncryptedText(TypeDecorator[str]):
-        """A text that is a token in a column of type TEXT. keyring: instead of the default one.
+        """A text that is a token in a column of type TEXT. keyring: instead of the default one. binary: the column is a BYTEA.
 
         Make engines with hide_parameters=True: the texts of SQLAlchemy's own errors would hold values otherwise.
         """
@@ -692,12 +692,19 @@ def _sqlalchemy_type() -> Any:
                     return super().operate(op, *other, **kwargs)
                 raise FieldEncryptionError("an encrypted column can be compared with NULL only: each token of a value is different")
 
-        def __init__(self, keyring: Keyring | None = None) -> None:
+        def __init__(self, keyring: Keyring | None = None, binary: bool = False) -> None:
             super().__init__()
             self.keyring = keyring
+            self.binary = binary
+
+        def load_dialect_impl(self, dialect: Any) -> Any:
+            return dialect.type_descriptor(LargeBinary() if self.binary else Text())
 
         def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
-            return None if value is None else (self.keyring or default_keyring()).encrypt(value)
+            if value is None:
+                return None
+            token = (self.keyring or default_keyring()).encrypt(value)
+            return token.encode("ascii") if self.binary else token
 
         def process_result_value(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
             return None if value is None else (self.keyring or default_keyring()).decrypt(value)

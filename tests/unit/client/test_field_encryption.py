@@ -80,6 +80,22 @@ def test_the_vector_of_the_specification() -> None:
     assert fe.token_time(token).isoformat() == "1985-10-26T08:20:00+00:00"
 
 
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        ("123-45-6789", "gAAAAABrCYKLof5O-OwoUleaukoGwZAze7Gf6Q9l7Wr9Mf6ibnp_PJx25fDSuCpMmjPQMq5d81GcxTdJzS7hlQz5qMqe1rf2Jg=="),
+        (
+            "Grüße, 世界 🔑",
+            "gAAAAABrCYKLWzXwTJ90Im9S-yiJU0IzWd-CDUOODq-hBBZj7ceK2AbPKRdN80SZ4477aX0cNpKH4HkX1Oaw9qkeZgHBOXmHydIqqBqd5C_NiPDyus0-EjE=",
+        ),
+    ],
+)
+def test_tokens_of_another_implementation(text: str, token: str) -> None:
+    """Made by the package fernet 0.4.0 of npm, which also read what encrypt made of these texts."""
+    ring = fe.Keyring.from_text("k7vNWdeWg1RIRrrsKDB7uhPBPTDRyLUjx5iSVFrDY7E=")
+    assert ring.decrypt(token) == text
+
+
 @given(TEXTS, st.data())
 def test_an_altered_token(text: str, data: st.DataObject) -> None:
     raw = bytearray(base64.urlsafe_b64decode(RING.encrypt(text)))
