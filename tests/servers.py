@@ -19,11 +19,13 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,6 +229,16 @@ def _quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
+def _children(parent: int) -> list[int]:
+    """The processes that a process has made, zombies too."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
 class Server:
     """One PostgreSQL server in a directory of its own."""
 
@@ -360,6 +372,21 @@ class Server:
         """Stop the server; its data stays until remove() or the end of the process."""
         if self.running:
             self._pg_ctl("stop", "-m", mode)
+
+    def crash(self) -> None:
+        """Kill the server with all its processes, as a loss of power would, and start it again."""
+        postmaster = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # so that it makes no process that would be left over
+        for pid in (*_children(postmaster), postmaster):
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.start()
+            except ServerError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
 
     def restart(self, **settings: object) -> None:
         """Restart with these settings on top of the usual ones; without any, with the usual ones alone."""

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -265,16 +262,6 @@ def test_writers_and_several_jobs_at_once(shop: Server) -> None:
     assert value(shop, "SELECT count(*) FROM audit.entries", db="shop") == result["verified"]["shop"]["sealed"] > 20
 
 
-def children_of(parent: int) -> list[int]:
-    """The processes that a process has made, zombies too."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            if int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]) == parent:
-                found.append(int(path.parent.name))
-    return found
-
-
 @pytest.mark.oldest_and_newest
 def test_a_server_that_is_killed_loses_nothing_of_the_log(mine: Server) -> None:
     """The postmaster and its children are killed in the midst of writing and sealing: rows and records agree, and the chain holds."""
@@ -299,22 +286,10 @@ def test_a_server_that_is_killed_loses_nothing_of_the_log(mine: Server) -> None:
         for thread in threads:
             thread.start()
         time.sleep(0.7)
-        postmaster = int((mine.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
-        os.kill(postmaster, signal.SIGSTOP)  # so that it makes no process that would be left over
-        for pid in (*children_of(postmaster), postmaster):
-            os.kill(pid, signal.SIGKILL)
+        mine.crash()
         stop.set()
         for thread in threads:
             thread.join()
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                mine.start()
-                break
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.3)
         rows = query(mine, "SELECT id, v FROM app.t ORDER BY id", db="shop")
         log = "SELECT DISTINCT ON (record_id) record_id::int, new_values->>'v' FROM audit.audit_log ORDER BY record_id, id DESC"
         assert sorted(query(mine, log, db="shop")) == rows
