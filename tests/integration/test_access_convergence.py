@@ -1050,3 +1050,50 @@ def test_many_databases_in_one_run(cluster: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asked = "SELECT has_schema_privilege('r', 'app', 'USAGE')"
         assert list(pool.map(lambda name: value(cluster, asked, db=name), names)) == [True] * 5
+
+
+ROUTINES = """
+CREATE PROCEDURE app.p(IN a int, OUT b text) LANGUAGE sql AS $$ SELECT 'x' $$;
+CREATE FUNCTION app.p(a int, b text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE app.q(OUT a int, IN b int, IN c int) LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE app.q(IN a int, IN b int, IN c int) LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE app."Odd ""name"(INOUT a numeric(5, 2), VARIADIC b text[]) LANGUAGE sql AS 'SELECT 1.0';
+CREATE PROCEDURE app.nothing() LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE app.total(int) (SFUNC = int4pl, STYPE = int);
+CREATE FUNCTION app.odd(OUT a int, VARIADIC b "char"[]) LANGUAGE sql AS 'SELECT 1';
+"""
+
+
+def test_routines_that_differ_in_their_out_parameters_alone(shop: Any) -> None:
+    execute(shop, ROUTINES, db="shop")
+    converge(shop, in_shop(objects_owner="s", grants=[{"to": "r", "privileges": ["EXECUTE"], "functions": "all"}]))
+    routines = "SELECT proname, proowner::regrole::text, has_function_privilege('r', oid, 'EXECUTE'), has_function_privilege('other', oid, 'EXECUTE')"
+    found = query(shop, f"{routines} FROM pg_proc WHERE pronamespace = 'app'::regnamespace", db="shop")
+    assert len(found) == 8
+    assert {row[1:] for row in found} == {("s", True, False)}
+    converge(shop, in_shop(objects_owner="s"))
+    assert {row[2] for row in query(shop, f"{routines} FROM pg_proc WHERE pronamespace = 'app'::regnamespace", db="shop")} == {False}
+
+
+def test_an_owner_that_is_not_among_the_roles_is_no_traceback(shop: Any) -> None:
+    execute(shop, "CREATE ROLE late; CREATE SCHEMA lost AUTHORIZATION late", db="shop")
+    oid = value(shop, "SELECT oid FROM pg_roles WHERE rolname = 'late'")
+    execute(shop, "SET allow_system_table_mods = on; DELETE FROM pg_authid WHERE rolname = 'late'", db="shop")
+    try:
+        said = refused(shop, in_shop(owner="s"))
+        assert f"the role with OID {oid}, which was not there when the roles were read: it was made meanwhile, so run again" in said
+        result = run(shop, "pg_access_info", databases=["shop"])
+        assert result.get("failed"), result
+        assert f"the role with OID {oid}" in result["msg"]
+    finally:
+        execute(shop, f"UPDATE pg_namespace SET nspowner = 10 WHERE nspowner = {oid}", f"DELETE FROM pg_shdepend WHERE refobjid = {oid}", db="shop")
+
+
+def test_a_role_that_is_named_like_everybody_is_refused(shop: Any) -> None:
+    execute(shop, 'CREATE ROLE "PUBLIC" LOGIN; GRANT USAGE ON SCHEMA app TO "PUBLIC"; GRANT UPDATE ON app.t TO "PUBLIC"', db="shop")
+    assert 'rename it first, with ALTER ROLE "PUBLIC" RENAME TO' in refused(shop, in_shop(owner="s"))
+    result = run(shop, "pg_access_info", databases=["shop"])
+    assert 'a role is named "PUBLIC"' in result["msg"]
+    execute(shop, 'ALTER ROLE "PUBLIC" RENAME TO everybody')
+    converge(shop, in_shop(owner="s"))
+    assert value(shop, "SELECT has_table_privilege('everybody', 'app.t', 'UPDATE')", db="shop") is False

@@ -87,3 +87,27 @@ def test_a_server_that_does_not_come_back_gets_the_settings_that_it_had(mine: Se
     assert "the settings are as they were, and it was started with them" in output
     assert mine.psql("SHOW shared_preload_libraries") == "auto_explain"
     assert mine.psql("SHOW work_mem") == "8MB"
+
+
+@pytest.mark.newest
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another account needs root")
+def test_a_play_that_has_become_the_account_which_may_restarts_by_it(mine: Server, tmp_path: Path) -> None:
+    """The server's account has no psycopg2 here: root stands for it, and what pg_settings has found is given."""
+    found = {"method": "file", "pending_restart": ["max_connections"], "service": {"restart": ["touch", "restarted"], "restart_user": None}}
+    role = {
+        "name": "Restart",
+        "ansible.builtin.include_role": {
+            "name": "bulwark.postgresql.pg_server",
+            "tasks_from": "restart",
+            "apply": {"module_defaults": {"group/bulwark.postgresql.pg": mine.login}},
+        },
+        "vars": {"pg_server_result": found},
+    }
+    made = Playbook(tmp_path, [role], becoming(mine))
+    text = (tmp_path / "play.yml").read_text(encoding="utf-8")
+    words = """  become: "{{ not some_host | default('', true) }}"\n  become_user: "{{ some_user | default('root') }}"\n"""  # as harden does
+    (tmp_path / "play.yml").write_text(text.replace("  gather_facts:", f"{words}  gather_facts:"), encoding="utf-8")
+    running = made.start()
+    output = running.communicate(timeout=120)[0]
+    assert running.returncode == 0, output
+    assert (tmp_path / "restarted").exists(), output

@@ -19,6 +19,7 @@ from .model import (
     FUNCTION,
     LANGUAGE,
     LARGE_OBJECT,
+    PROCEDURE,
     SCHEMA,
     SEQUENCE,
     TABLE,
@@ -168,22 +169,28 @@ def _functions(database: Database, names: Mapping[int, str], details: Details) -
     parameters: dict[str, Any] = {}
     signature = "p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')'"
     name = _named(signature, parameters, FUNCTION, details, "p.proname::text", signature)
-    # regprocedure prints a quoted and qualified name, the only text from the catalogs that goes into a statement as it is.
-    members = "pg_catalog.array_agg(p.oid::pg_catalog.regprocedure::text)"
+    # Quoted and qualified, the only text from the catalogs that goes into a statement as it is. A procedure needs its modes: without them
+    # PostgreSQL also takes the arguments for those with the OUT ones, of this procedure or of another.
+    procedure = (
+        "pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '(' || coalesce((SELECT pg_catalog.string_agg("
+        "'IN ' || pg_catalog.format_type(a.type, NULL), ', ' ORDER BY a.place)"
+        " FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY a(type, place)), '') || ')'"
+    )
+    members = f"pg_catalog.array_agg(CASE WHEN p.prokind = 'p' THEN {procedure} ELSE p.oid::pg_catalog.regprocedure::text END)"
     members = members if FUNCTION in details.with_names or details.pairs(FUNCTION)[0] else "NULL::text[]"
     statement = (
         f"WITH grouped AS MATERIALIZED (SELECT p.pronamespace, p.proowner, p.proacl, p.oid IN ({extension_members('pg_proc')}) "
         "AS extension,"
-        f" {name} AS name, {members} AS members, count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = "
-        "p.pronamespace"
+        f" {name} AS name, p.prokind = 'p' AS procedure, {members} AS members, count(*) FROM pg_catalog.pg_proc p"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
         # The constructors of range types are parts of their type and follow it.
         " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass "
         "AND i.objid = p.oid"
-        f" AND i.deptype = 'i') AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5) SELECT n.nspname, g.proowner::bigint,"
-        f" {exploded(_or_default('g.proacl', 'f', 'g.proowner'))}, g.extension, g.name, g.members, g.count"
+        f" AND i.deptype = 'i') AND {USER_SCHEMA} GROUP BY 1, 2, 3, 4, 5, 6) SELECT n.nspname, g.proowner::bigint,"
+        f" {exploded(_or_default('g.proacl', 'f', 'g.proowner'))}, g.extension, g.name, g.members, g.count, g.procedure"
         f" FROM grouped g JOIN pg_catalog.pg_namespace n ON n.oid = g.pronamespace ORDER BY 1, 5 NULLS FIRST, 2"
     )
-    for schema, owner, acl, extension, known, all_names, count in database.query(statement, parameters):
+    for schema, owner, acl, extension, known, all_names, count, procedure_too in database.query(statement, parameters):
         yield ObjectClass(
             FUNCTION,
             names[owner],
@@ -192,6 +199,7 @@ def _functions(database: Database, names: Mapping[int, str], details: Details) -
             schema,
             known,
             tuple(sorted(all_names)) if all_names is not None else None,
+            relkind=PROCEDURE if procedure_too else "",
             extension=extension,
             count=count,
         )

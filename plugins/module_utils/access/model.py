@@ -23,6 +23,7 @@ TABLE = "table"  # tables, partitioned and foreign tables, views and materialize
 VIEW = "view"  # views and materialized views only; a narrower way to select TABLE
 SEQUENCE = "sequence"
 FUNCTION = "function"  # functions, procedures, aggregates and window functions
+PROCEDURE = "procedure"  # those of them that statements call so
 TYPE = "type"  # types and domains
 LANGUAGE = "language"
 FOREIGN_DATA_WRAPPER = "foreign data wrapper"
@@ -168,7 +169,7 @@ class ObjectClass:
     """Objects that are alike: same kind, schema, owner and ACL. Tables share few ACLs, so a database is a short list of these.
 
     name is set for an object that the policy names, names (in the server's order) for a class whose members were read.
-    For functions a name is the server's own quoted signature; key is what the policy may call it by.
+    For functions a name is the server's own quoted signature; key is what the policy may call it by. relkind: of pg_class, or PROCEDURE.
     column: the ACL is that of this column of name.
     """
 

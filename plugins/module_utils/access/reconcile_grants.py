@@ -19,6 +19,7 @@ from .model import (
     LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
+    PROCEDURE,
     SCHEMA,
     SEQUENCE,
     TABLE,
@@ -43,7 +44,8 @@ _SQL_KINDS: Mapping[str, str] = {
     SCHEMA: "SCHEMA",
     TABLE: "TABLE",
     SEQUENCE: "SEQUENCE",
-    FUNCTION: "ROUTINE",
+    FUNCTION: "FUNCTION",
+    PROCEDURE: "PROCEDURE",
     TYPE: "TYPE",
     LANGUAGE: "LANGUAGE",
     FOREIGN_DATA_WRAPPER: "FOREIGN DATA WRAPPER",
@@ -279,7 +281,8 @@ def _statements(database: str | None, steps: Iterable[tuple[ObjectClass, Step]])
     for (objects, step), grantees in of_class.items():
         who = tuple(sorted(grantees))
         if objects.column is None:
-            merged.setdefault((objects.kind, objects.schema, step, who, ()), []).extend(objects.names or ())
+            kind = PROCEDURE if objects.relkind == PROCEDURE else objects.kind
+            merged.setdefault((kind, objects.schema, step, who, ()), []).extend(objects.names or ())
         else:
             columns_of.setdefault((objects.kind, objects.schema, step, who, objects.name or ""), set()).add(objects.column)
     for (kind, schema, step, who, name), columns in columns_of.items():
@@ -357,8 +360,8 @@ def _all_qualified(kind: str, schema: str | None, names: tuple[str, ...]) -> Any
 
 def qualified(kind: str, schema: str | None, name: str) -> Any:
     """The object's name in a statement."""
-    if kind in (FUNCTION, LARGE_OBJECT):
-        return st.keywords(name)  # printed by the server: a regprocedure, an OID
+    if kind in (FUNCTION, PROCEDURE, LARGE_OBJECT):
+        return st.keywords(name)  # printed by the server: a signature, an OID
     if kind == PARAMETER:
         return st.identifier(*name.split("."))
     if kind == SCHEMA or schema is None:
@@ -368,7 +371,7 @@ def qualified(kind: str, schema: str | None, name: str) -> Any:
 
 def describe(kind: str, schema: str | None, names: Sequence[str]) -> str:
     """The objects for a person: all names as long as they fit in a line or two."""
-    shown = [name if kind in (SCHEMA, FUNCTION) or schema is None else f"{schema}.{name}" for name in names]
+    shown = [name if kind in (SCHEMA, FUNCTION, PROCEDURE) or schema is None else f"{schema}.{name}" for name in names]
     if len(shown) > 8:
         return f"{len(shown)} {kind}s {', '.join(shown[:3])} ... {shown[-1]}"
     return f"{kind} {', '.join(shown)}"

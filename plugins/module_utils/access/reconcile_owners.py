@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..core import statements as st
 from ..core.catalog import AclEntry
 from ..core.plan import Change
-from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, ObjectClass
+from .model import DATABASE, FUNCTION, PROCEDURE, SCHEMA, SEQUENCE, TABLE, TABLESPACE, TYPE, ObjectClass
 from .reconcile_grants import describe, qualified
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _ALTER_RELATION: Mapping[str, str] = {
     "f": "FOREIGN TABLE",
     "S": "SEQUENCE",
 }
-_ALTER_OTHER: Mapping[str, str] = {DATABASE: "DATABASE", SCHEMA: "SCHEMA", FUNCTION: "ROUTINE", TYPE: "TYPE", TABLESPACE: "TABLESPACE"}
+_ALTER_OTHER: Mapping[str, str] = {DATABASE: "DATABASE", SCHEMA: "SCHEMA", FUNCTION: "FUNCTION", TYPE: "TYPE", TABLESPACE: "TABLESPACE"}
 _WITH_OBJECTS_OWNER = frozenset({TABLE, SEQUENCE, FUNCTION, TYPE})
 
 
@@ -74,14 +74,15 @@ def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> tuple[AclEnt
 
 
 def _change(database: str | None, objects: ObjectClass, name: str, owner: str) -> Change:
-    described = describe(objects.kind, objects.schema, [name])
+    kind = PROCEDURE if objects.relkind == PROCEDURE else objects.kind
+    described = describe(kind, objects.schema, [name])
     return Change(
         object=described,
         description=f"{described}: owner {objects.owner} -> {owner}",
         statement=st.compose(
             "ALTER {} {} OWNER TO {}",
-            st.keywords(_ALTER_OTHER.get(objects.kind) or _ALTER_RELATION[objects.relkind]),
-            qualified(objects.kind, objects.schema, name),
+            st.keywords(kind.upper() if kind == PROCEDURE else _ALTER_OTHER.get(kind) or _ALTER_RELATION[objects.relkind]),
+            qualified(kind, objects.schema, name),
             st.identifier(owner),
         ),
         database=database,

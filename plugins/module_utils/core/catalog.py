@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .errors import BulwarkError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -39,9 +41,26 @@ class AclEntry:
     grantable: bool = False
 
 
-def role_names(database: Database) -> dict[int, str]:
-    """OID -> name of every role, and 0 for PUBLIC."""
-    names: dict[int, str] = dict(database.query("SELECT oid::bigint, rolname FROM pg_catalog.pg_roles"))
+class RoleNames(dict[int, str]):
+    """OID -> role. An OID that is not there is an error for a person."""
+
+    def __missing__(self, oid: int) -> str:
+        """Raises BulwarkError."""
+        raise BulwarkError(
+            f"an object belongs to the role with OID {oid}, which was not there when the roles were read: it was made meanwhile, so run"
+            " again; if that does not help, the role is gone and has left it: SELECT dbid, classid::regclass, objid FROM"
+            f" pg_catalog.pg_shdepend WHERE refobjid = {oid}"
+        )
+
+
+def role_names(database: Database) -> RoleNames:
+    """OID -> name of every role, and 0 for PUBLIC. Raises BulwarkError for a role of that name, whom policies could not tell from all."""
+    names = RoleNames(database.query("SELECT oid::bigint, rolname FROM pg_catalog.pg_roles"))
+    if PUBLIC in names.values():
+        raise BulwarkError(
+            f'a role is named "{PUBLIC}", like the word for everybody, and whoever made it may have meant that: rename it first, with'
+            f' ALTER ROLE "{PUBLIC}" RENAME TO ...'
+        )
     names[0] = PUBLIC
     return names
 
