@@ -83,3 +83,26 @@ def test_what_a_session_has_from_nearer_is_not_missed(fresh: Server) -> None:
         assert module.run(fresh, "pg_settings", **wanted)["changed"] is False
     finally:
         fresh.psql("ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres RESET ALL")
+
+
+# As people write them; the server shows UTC, ISO, MDY and so on.
+OTHERWISE = {"timezone": "utc", "datestyle": "iso, mdy", "log_timezone": "europe/berlin", "wal_compression": "on"}
+
+
+@pytest.mark.parametrize("method", ["file", "alter_system"])
+def test_a_value_that_the_server_spells_otherwise(fresh: Server, method: str) -> None:
+    act = functools.partial(module.run, fresh, "pg_settings", settings={**BEFORE, **OTHERWISE}, method=method, diff=True)
+    done = module.foretold(act, functools.partial(texts, fresh))
+    assert done["pending_restart"] == []
+    assert fresh.psql("SHOW timezone") == "UTC"
+    assert fresh.psql("SHOW log_timezone") == "Europe/Berlin"
+
+
+def test_a_value_that_the_server_spells_otherwise_and_has_not_loaded(fresh: Server) -> None:
+    others = {**BEFORE, "timezone": "utc", "log_timezone": "europe/berlin"}
+    result = module.run(fresh, "pg_settings", settings=others)
+    assert not result.get("failed"), result["msg"]
+    leave(fresh, "log_timezone = 'europe/berlin'", "log_timezone = 'asia/tokyo'")
+    done = finished(fresh, settings={**others, "log_timezone": "asia/tokyo"})
+    assert "log_timezone is Europe/Berlin" in done["diff"]["prepared"]
+    assert fresh.psql("SHOW log_timezone") == "Asia/Tokyo"

@@ -18,6 +18,7 @@ import django
 import psycopg
 import pytest
 import sqlalchemy
+from cryptography.hazmat.primitives import serialization
 from django.conf import settings as django_settings
 from django.db.utils import ConnectionHandler
 
@@ -146,6 +147,27 @@ def test_clients_know_the_server(own: Estate, tmp_path: Path) -> None:
     assert own.psql(channel_binding="require").startswith("t|TLSv1.3")
     if own.server.major >= 17:
         assert own.psql(sslnegotiation="direct").startswith("t|TLSv1.3")
+
+
+@pytest.mark.newest
+def test_the_key_of_the_authority_is_encrypted_by_a_slow_derivation(own: Estate) -> None:
+    path, passphrase = own.directory / "ca" / "ca-1.key", str(own.variables["pg_ssl_ca_passphrase"]).encode()
+    assert path.read_text(encoding="ascii").startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    parsed = subprocess.run(["openssl", "asn1parse", "-in", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "PBES2" in parsed
+    assert re.search(r"PBKDF2|scrypt", parsed)
+    key = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+    old = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.BestAvailableEncryption(passphrase))
+    certificates = {each: each.read_bytes() for each in own.directory.rglob("*.crt")}
+    path.write_bytes(old)
+    assert own.harden("--check")["changed"] > 0, own.output
+    assert path.read_bytes() == old
+    own.converge()
+    assert path.read_text(encoding="ascii").startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    again = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+    plain = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    assert again.private_bytes(*plain) == key.private_bytes(*plain)
+    assert {each: each.read_bytes() for each in own.directory.rglob("*.crt")} == certificates
 
 
 def test_what_is_not_safe_is_refused(own: Estate) -> None:

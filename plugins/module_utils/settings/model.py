@@ -63,7 +63,7 @@ class Policy:
 class State:
     """What the server has. entries: the lines of all its files in the order in which they count.
 
-    libraries: those that can be loaded, loaded: those that are.
+    libraries: those that can be loaded, loaded: those that are. current_files: those that the server has loaded as they are now.
     """
 
     major: int
@@ -71,3 +71,4 @@ class State:
     entries: tuple[Entry, ...] = ()
     libraries: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
+    current_files: frozenset[str] = frozenset()

@@ -151,9 +151,17 @@ def not_in_force(policy: Policy, state: State) -> tuple[str, ...]:
         if definition is None or definition.pending_restart or definition.source in _NEARER or wanted.name in _OF_TCP:
             continue
         hidden = wanted.name == "archive_command" and definition.setting == "(disabled)"  # until archive_mode is on
-        if not hidden and not same(definition, definition.setting, wanted.value):
+        if not hidden and not same(definition, definition.setting, wanted.value) and not _spelled_otherwise(wanted, definition, state):
             found.append(f"{wanted.name} is {definition.setting} ({definition.source})")
     return tuple(found)
+
+
+def _spelled_otherwise(wanted: Setting, definition: Definition, state: State) -> bool:
+    """Whether the server has the value and shows it in other words: utc as UTC, wal_compression = on as pglz."""
+    last = _winner(state, wanted.name)
+    if last is None or last.error or last.file != definition.file or last.file not in state.current_files:
+        return False
+    return same(definition, last.value, wanted.value)
 
 
 def still_loaded(state: State, ours: str) -> tuple[str, ...]:
