@@ -219,6 +219,9 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     findings = planned.findings()
     if any(finding.code == "ssl_off" for finding in findings):
         module.warn("ssl is off on this server, so that no connection matches a rule of the type hostssl: turn it on (role pg_ssl)")
+    for finding in findings:
+        if finding.code in ("no_authority", "md5_verifier"):
+            module.warn(f"{finding.rule}: {finding.message}")
     file = planned.facts.hba_file
     count = len(planned.policy.rules)
     accepted = "" if module.check_mode else "; a new connection was accepted under them"

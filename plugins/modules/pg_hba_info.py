@@ -81,7 +81,7 @@ lint:
   description:
     - Findings, those of the file as a whole first. The codes are C(unreadable), C(not_loaded), C(missing_role), C(missing_database),
       C(shadowed), C(trust),
-      C(password), C(md5), C(ident), C(radius), C(plain), C(ssl_off), C(wide) and C(everybody).
+      C(password), C(md5), C(ident), C(radius), C(plain), C(ssl_off), C(no_authority), C(md5_verifier), C(wide) and C(everybody).
   returned: success
   type: list
   elements: dict

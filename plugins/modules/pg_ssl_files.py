@@ -84,6 +84,9 @@ options:
   client_certificates:
     description: The certificates of O(clients) that there are, in any order. PEM text, or a path on the host.
     type: str
+  issued_for:
+    description: For how many days certificates are issued. O(renew_before) must be below, since each run would renew them otherwise.
+    type: int
   renew_before:
     description: How many days before the end of its validity a certificate is to be replaced.
     type: int
@@ -254,6 +257,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "revoked": {"type": "list", "elements": "str"},
     "clients": {"type": "list", "elements": "str", "default": []},
     "client_certificates": {"type": "str"},
+    "issued_for": {"type": "int"},
     "renew_before": {"type": "int", "default": 30},
     "directory": {"type": "path"},
     **POLICY_OPTIONS,

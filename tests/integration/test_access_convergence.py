@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Database, StatementError
 from tests.integration.module import Playbook, apply, converge, finished, info, plan, process, refused, run, unchanged
 from tests.integration.oracle import Promise, broken, state
 from tests.integration.sql import database_fingerprint, execute, fingerprint, ident, query, session, value
@@ -1097,3 +1098,70 @@ def test_a_role_that_is_named_like_everybody_is_refused(shop: Any) -> None:
     execute(shop, 'ALTER ROLE "PUBLIC" RENAME TO everybody')
     converge(shop, in_shop(owner="s"))
     assert value(shop, "SELECT has_table_privilege('everybody', 'app.t', 'UPDATE')", db="shop") is False
+
+
+LEAVER = """
+CREATE EXTENSION postgres_fdw;
+GRANT EXECUTE ON FUNCTION postgres_fdw_handler() TO old;
+GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO old;
+GRANT USAGE ON LANGUAGE plpgsql TO old;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO old;
+GRANT SELECT ON pg_catalog.pg_authid, information_schema.tables TO old;
+GRANT SELECT (rolname) ON pg_catalog.pg_authid TO old;
+GRANT USAGE ON TYPE pg_catalog.int4 TO old;
+GRANT USAGE ON SCHEMA pg_catalog, information_schema TO old;
+GRANT SELECT ON app.t TO old;
+ALTER DEFAULT PRIVILEGES FOR ROLE old IN SCHEMA app GRANT SELECT ON TABLES TO s;
+ALTER DEFAULT PRIVILEGES FOR ROLE s GRANT SELECT ON TABLES TO old;
+"""
+
+
+@pytest.mark.parametrize("mode", ["managed", "additive", "authoritative"])
+def test_a_role_that_goes_loses_what_it_has_on_extensions_and_on_postgresql_itself(shop: Any, mode: str) -> None:
+    execute(shop, "CREATE ROLE old; GRANT r TO old; GRANT old TO s")
+    execute(shop, LEAVER, db="shop")
+    policy = {"roles": {"old": {"state": "absent", "reassign_to": "s"}}, "databases": {"shop": {}}}
+    done = converge(shop, policy, mode=mode)
+    assert "old: function pg_ls_waldir()  -ALL" in done["diff"]["prepared"]
+    assert value(shop, "SELECT count(*) FROM pg_roles WHERE rolname = 'old'") == 0
+
+
+def test_a_user_mapping_of_a_role_that_goes_is_named(shop: Any) -> None:
+    execute(shop, "CREATE ROLE old")
+    execute(shop, "CREATE EXTENSION postgres_fdw; CREATE SERVER w FOREIGN DATA WRAPPER postgres_fdw; CREATE USER MAPPING FOR old SERVER w", db="shop")
+    for entry in ({"state": "absent"}, {"state": "absent", "reassign_to": "s"}):
+        for check in (True, False):
+            said = refused(shop, {"roles": {"old": entry}, "databases": {"shop": {}}}, check=check)
+            assert 'roles.old: has 1 user mapping in database "shop", which nobody can inherit: drop them first' in said
+
+
+def test_an_owner_that_has_lost_its_own_default_privileges_gets_them_back(shop: Any) -> None:
+    execute(shop, "CREATE ROLE mig LOGIN", "CREATE ROLE ro LOGIN")
+    for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+        words = "EXECUTE" if kind == "FUNCTIONS" else "SELECT"
+        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE mig GRANT {words} ON {kind} TO ro", db="shop")
+        execute(shop, f"ALTER DEFAULT PRIVILEGES FOR ROLE mig REVOKE ALL ON {kind} FROM mig", db="shop")
+    app = {"owner": "mig", "objects_owner": "mig", "profiles": {"mig": "migration", "ro": "readonly"}}
+    policy = {"roles": {"mig": {"login": True}, "ro": {"login": True}}, "databases": {"shop": {"schemas": {"app": app}}}}
+    converge(shop, policy)
+    execute(shop, "SET ROLE mig; CREATE TABLE app.tomorrow (a int); CREATE SEQUENCE app.numbers; CREATE FUNCTION app.f() RETURNS int RETURN 1", db="shop")
+    tables = ", ".join(f"has_table_privilege('mig', 'app.tomorrow', '{word}')" for word in ("SELECT", "INSERT", "TRUNCATE"))
+    others = "has_sequence_privilege('mig', 'app.numbers', 'USAGE'), has_function_privilege('mig', 'app.f()', 'EXECUTE')"
+    assert query(shop, f"SELECT {tables}, {others}", db="shop") == [(True,) * 5]
+    unchanged(shop, policy)
+
+
+def test_a_database_that_quotes_all_identifiers(shop: Any) -> None:
+    execute(shop, "ALTER DATABASE shop SET quote_all_identifiers = on")
+    execute(shop, "CREATE TYPE app.pair AS (a int); CREATE FUNCTION app.f(app.pair, int) RETURNS int LANGUAGE sql AS 'SELECT 1'", db="shop")
+    policy = in_shop(grants=[{"to": "r", "privileges": ["EXECUTE"], "functions": ["f(app.pair, int)"]}])
+    converge(shop, policy)
+    assert value(shop, "SELECT has_function_privilege('r', 'app.f(app.pair, int)', 'EXECUTE')", db="shop") is True
+
+
+def test_the_hint_of_the_server_is_in_the_error(cluster: Any) -> None:
+    with (
+        Database({"host": cluster.host, "port": cluster.port, "user": "postgres"}, "postgres") as connection,
+        pytest.raises(StatementError, match=r"function nosuch.integer. does not exist.*; No function matches the given name"),
+    ):
+        connection.query("SELECT nosuch(1)")

@@ -184,6 +184,27 @@ def test_rules_for_tls_on_a_server_without_are_told(fresh: Server) -> None:
         fresh.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
 
 
+def test_what_would_refuse_every_client_is_told(fresh: Server) -> None:
+    fresh.psql("ALTER SYSTEM SET ssl_ca_file = ''; SET password_encryption = md5; CREATE ROLE old LOGIN PASSWORD 'x'; CREATE ROLE kept LOGIN PASSWORD 'x'")
+    fresh.psql("SET password_encryption = 'scram-sha-256'; CREATE ROLE today LOGIN PASSWORD 'x'; SELECT pg_reload_conf(), pg_sleep(0.1)")
+    rules = [
+        ADMINISTRATOR,
+        {"databases": "all", "roles": "kept", "addresses": "samenet", "method": "cert"},
+        {"databases": "all", "roles": ["kept", "old", "today"], "addresses": "samenet"},
+    ]
+    try:
+        result = run(fresh, check=True, rules=rules)
+        assert not result.get("failed"), result["msg"]
+        found = {finding["code"]: finding["message"] for finding in result["lint"]}
+        assert set(found) == {"no_authority", "md5_verifier"}
+        assert "refuses old, whose passwords are stored for md5" in found["md5_verifier"]
+        assert "checks client certificates, and the setting ssl_ca_file is empty" in str(result["warnings"])
+        assert "refuses old" in str(result["warnings"])
+    finally:
+        fresh.psql("ALTER SYSTEM RESET ssl_ca_file")
+        fresh.psql("DROP ROLE old; DROP ROLE kept; DROP ROLE today; SELECT pg_reload_conf(), pg_sleep(0.1)")
+
+
 def test_a_file_that_was_never_loaded_is_loaded(fresh: Server) -> None:
     applied(fresh)
     path = fresh.data / "pg_hba.conf"

@@ -170,6 +170,33 @@ def test_the_key_of_the_authority_is_encrypted_by_a_slow_derivation(own: Estate)
     assert {each: each.read_bytes() for each in own.directory.rglob("*.crt")} == certificates
 
 
+@pytest.mark.newest
+def test_an_authority_that_clients_do_not_know_is_not_made_by_accident(own: Estate, tmp_path: Path) -> None:
+    before = re.findall("-----BEGIN CERT.*?-----END", own.openssl("-showcerts"), re.DOTALL)
+    variables, key = dict(own.variables), own.directory / "ca" / "ca-1.key"
+    text = key.read_bytes()
+    files = {path: path.read_bytes() for path in own.directory.rglob("ca*") if path.is_file()}
+    for wrong, message in (
+        ({"pg_ssl_names": ["localhost", "db9.example.org"]}, "ca-1.key is not, so that nothing can be issued"),
+        ({"pg_ssl_ca_generation": 3}, "pg_ssl_ca_generation is 3, and the newest authority in"),
+        ({"pg_ssl_ca_directory": str(tmp_path / "new")}, "has no authority at all. Bring the directory from the controller that made it"),
+    ):
+        if "ca-1.key" in message:
+            key.unlink()
+        own.variables.update(wrong)
+        for flags in (("--check",), ()):
+            assert own.harden(*flags)["failed"] == 1, own.output
+            assert message in " ".join(own.output.split()), own.output
+        own.variables.clear()
+        own.variables.update(variables)
+        key.write_bytes(text)
+        key.chmod(0o600)
+    assert re.findall("-----BEGIN CERT.*?-----END", own.openssl("-showcerts"), re.DOTALL) == before
+    assert {path: path.read_bytes() for path in own.directory.rglob("ca*") if path.is_file()} == files
+    assert not (tmp_path / "new").exists()
+    assert own.harden()["changed"] == 0, own.output
+
+
 def test_what_is_not_safe_is_refused(own: Estate) -> None:
     for user in ("app", "reporter", "postgres"):
         assert "no encryption" in own.psql(user=user, sslmode="disable", check_files=False)
@@ -258,7 +285,7 @@ def test_renewal_and_a_new_authority_under_load(own: Estate, tmp_path: Path) -> 
         for how in (["-C", "-c", "2", "-R", "40"], ["-c", "1", "-R", "40"])
     ]
     before = own.openssl("-showcerts")
-    own.variables["pg_ssl_renew_before"] = 366
+    own.variables.update(pg_ssl_renew_before=366, pg_ssl_days=400, pg_ssl_client_days=400)
     renewed = own.harden()
     assert renewed["changed"] > 0, own.output
     own.variables["pg_ssl_renew_before"] = 30

@@ -162,7 +162,8 @@ def _holdings(database: Database, roles: Sequence[str]) -> tuple[Holding, ...]:
         return ()
     rows = database.query(
         "SELECT r.rolname, CASE WHEN s.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass THEN 'granted'"
-        " WHEN s.deptype = 'o' THEN 'owns' WHEN s.deptype = 'r' THEN 'policy' ELSE 'granted' END, d.datname, count(*)"
+        " WHEN s.classid = 'pg_catalog.pg_user_mapping'::pg_catalog.regclass THEN 'mapping' WHEN s.deptype = 'o' THEN 'owns'"
+        " WHEN s.deptype = 'r' THEN 'policy' ELSE 'granted' END, d.datname, count(*)"
         " FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON s.refclassid = "
         "'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
         " LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid WHERE r.rolname = ANY(%(roles)s) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",

@@ -158,6 +158,9 @@ def _removal_mistakes(scope: Scope, cluster: Cluster) -> Iterator[Mistake]:
             yield Mistake(
                 role.path, f"still owns {counted(holding.count)} in {place}; name a role in reassign_to (nothing is ever dropped)"
             )
+        elif holding.what == "mapping":
+            count = f"{holding.count} user mapping{'s' if holding.count != 1 else ''}"
+            yield Mistake(role.path, f"has {count} in {place}, which nobody can inherit: drop them first, with DROP USER MAPPING")
         elif holding.what == "policy":
             yield Mistake(role.path, f"is named in {holding.count} row-level security policies in {place}; change them first")
         elif holding.database is not None and holding.database not in named:

@@ -229,7 +229,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Holding:
-    """What keeps a role from being dropped: what: owns or policy; database None for a shared object."""
+    """What keeps a role from being dropped. what: owns, granted, policy or (user) mapping; database None for a shared object."""
 
     role: str
     what: str
@@ -245,6 +245,7 @@ class Contents:
 
     columns: (schema, table) -> its columns, for tables whose columns the policy names.
     owned: role -> objects it owns here, in the server's words, for roles that are to go.
+    of_system: role -> the objects of PostgreSQL itself on which it has rights, as the kind and the name that REVOKE takes.
     """
 
     database: str
@@ -253,6 +254,7 @@ class Contents:
     default_acls: Mapping[tuple[str, str | None, str], tuple[AclEntry, ...]]
     columns: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     owned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    of_system: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,25 @@ def reconcile_database(scope: Scope, cluster: Cluster, database: Database, facts
     changes += plan_settings(scope, cluster, name, [name])
     changes += plan_grants(scope, name, objects, contents)
     changes += plan_defaults(scope, contents)
+    changes += _system_rights(contents)
     return Plan(tuple(changes))
+
+
+def _system_rights(contents: Contents) -> list[Change]:
+    """What roles that are to go have on objects of PostgreSQL itself."""
+    return [
+        Change(
+            f"role {role}",
+            f"{role}: {kind.lower()} {name}  -ALL",
+            st.compose("REVOKE ALL ON {} {} FROM {}", st.keywords(kind), st.keywords(name), st.identifier(role)),
+            contents.database,
+            Effect.REVOKE,
+            privileges=1,
+            from_roles=1,
+        )
+        for role, objects in sorted(contents.of_system.items())
+        for kind, name in objects
+    ]
 
 
 def _owned(

@@ -19,7 +19,7 @@ from ..core.plan import Change, Effect
 from .privileges import BUILT_IN, KIND_OF_TYPE, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .model import Contents
     from .scope import Scope
@@ -43,13 +43,25 @@ def plan_defaults(scope: Scope, contents: Contents) -> list[Change]:
     """The statements that make the default privileges of one database as declared."""
     declared = declared_defaults(scope, contents.database)
     keys = set(declared) | set(contents.default_acls)
-    absent = {role.name for role in scope.policy.absent_roles}
-    if absent:
-        keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in absent}
+    keys |= {(owner, None, kind) for owner, _schema, kind in contents.default_acls if owner in scope.leaving}
     changes: list[Change] = []
     for key in sorted(keys, key=lambda each: (each[0], each[1] or "", each[2])):
-        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), contents.default_acls.get(key), key[0] in absent))
+        owner, schema, _kind = key
+        acl = contents.default_acls.get(key)
+        if schema is None and acl:
+            changes.extend(_own(contents.database, key, acl, declared))
+        changes.extend(_plan_key(scope, contents.database, key, declared.get(key, {}), acl, owner in scope.leaving))
     return changes
+
+
+def _own(database: str, key: Key, acl: Sequence[AclEntry], declared: Mapping[Key, Mapping[str, Mapping[str, bool]]]) -> Iterator[Change]:
+    """What an owner has lost of its own in a stored global list and the policy gives it, in whichever schema: the list is where it goes."""
+    owner, _schema, kind = key
+    given = (rights.get(owner, {}) for (who, _where, what), rights in declared.items() if (who, what) == (owner, kind))
+    wanted = {privilege for each in given for privilege in each}
+    lacking = wanted - {entry.privilege for entry in acl if entry.grantee == owner}
+    if lacking:
+        yield _change(database, key, Effect.GRANT, sorted(lacking), False, [owner])
 
 
 def _actual(acl: Sequence[AclEntry] | None, key: Key) -> dict[str, dict[str, bool]]:
@@ -134,6 +146,8 @@ def _first(
 
 def _may_revoke(scope: Scope, database: str, key: Key, grantee: str) -> bool:
     owner, schema, _kind = key
+    if {grantee, owner} & scope.leaving:
+        return True
     if scope.mode == "additive":
         return False
     if grantee in scope.managed or owner in scope.managed:

@@ -85,6 +85,11 @@ class Scope:
         return like_any(self.protected, role)
 
     @cached_property
+    def leaving(self) -> frozenset[str]:
+        """The roles that are to be absent. PostgreSQL drops none that has any right, so they lose all, whatever the mode."""
+        return frozenset(role.name for role in self.policy.absent_roles)
+
+    @cached_property
     def declared(self) -> Mapping[str, Role]:
         """The declared roles by name."""
         return {role.name: role for role in self.policy.roles}
@@ -99,6 +104,8 @@ class Scope:
 
     def may_revoke_membership(self, entry: Membership, cluster: Cluster) -> bool:
         """Whether a membership that the policy does not declare is to be taken away."""
+        if entry.member in self.leaving:
+            return True
         if self.mode == "additive":
             return False
         if entry.member in self.managed:
@@ -112,6 +119,8 @@ class Scope:
 
     def may_revoke(self, objects: ObjectClass, grantee: str, privilege: str) -> bool:
         """Whether a right that the policy does not give is to be taken from the grantee."""
+        if grantee in self.leaving:
+            return grantee != objects.owner
         if self.mode == "additive" or grantee == objects.owner or self._is_kept(objects, grantee):
             return False
         if grantee in self.managed:

@@ -81,6 +81,9 @@ def _statement_error(error: Any) -> StatementError:
     detail = getattr(diagnostics, "message_detail", None)
     if detail:
         text += f" ({' '.join(detail.split())})"
+    hint = getattr(diagnostics, "message_hint", None)
+    if hint:
+        text += f"; {' '.join(hint.split())}"
     transient = error.pgcode in _TRANSIENT_STATES or "tuple concurrently" in text
     return StatementError(text, error.pgcode or "", transient, lost)
 
@@ -101,6 +104,8 @@ class Database:
             reason = " ".join(str(error).split()) or "no reason given"
             raise BulwarkError(f'cannot connect to database "{name}": {reason}') from None
         self._connection.autocommit = True
+        # A database or a role may have it on, and the names that the server prints would be others than those of a policy.
+        self.execute("SET quote_all_identifiers = off")
         self.server_version: int = self._connection.server_version
 
     def __enter__(self) -> Database:

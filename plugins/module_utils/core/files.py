@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -43,6 +44,7 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
     Raises BulwarkError that names the file; what was there is then untouched.
     """
     target = os.path.realpath(path)
+    _check_link(path, target)
     directory, name = os.path.split(target)
     temporary: str | None = None
     try:
@@ -61,6 +63,18 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise BulwarkError(f"cannot write {path}: {error.strerror}; the file is as it was") from None
+
+
+def _check_link(path: str, target: str) -> None:
+    """Root follows no link to a file of somebody else than the owner of the directory that the link is in. Raises BulwarkError."""
+    if os.geteuid() != 0 or not os.path.islink(path):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        owner, theirs = os.stat(os.path.dirname(os.path.abspath(path))).st_uid, os.stat(target).st_uid
+        if owner not in (0, theirs):
+            raise BulwarkError(
+                f"cannot write {path}: it is a link to {target}, which belongs to another account than the directory of the link"
+            )
 
 
 def _like_the_old(handle: int, target: str, mode: int) -> None:
@@ -85,6 +99,23 @@ def _remove_leftovers(directory: str, prefix: str) -> None:
             os.unlink(path)
 
 
+def give(path: str, owner: tuple[int, int]) -> None:
+    """Root gives a file or directory that it has just made to an account, which may own the directory that it is in.
+
+    No link is followed that the account may have put in its place meanwhile. Raises OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(handle)
+        if (found.st_uid, found.st_gid) == owner:
+            return
+        if found.st_uid != os.geteuid() or (not stat.S_ISDIR(found.st_mode) and found.st_nlink != 1):
+            raise OSError(errno.EPERM, "somebody has put another file in its place")
+        os.fchown(handle, *owner)
+    finally:
+        os.close(handle)
+
+
 def make_directory(path: str, mode: int = 0o700) -> None:
     """Make a directory if it is missing; root gives it to the owner of the one it is in."""
     if os.path.isdir(path):
@@ -93,7 +124,7 @@ def make_directory(path: str, mode: int = 0o700) -> None:
         os.mkdir(path, mode)
         above = os.stat(os.path.dirname(path))
         if os.geteuid() == 0:
-            os.chown(path, above.st_uid, above.st_gid)
+            give(path, (above.st_uid, above.st_gid))
         sync_directory(os.path.dirname(path))
     except OSError as error:
         raise BulwarkError(f"cannot make the directory {path}: {error.strerror}") from None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _DATABASES = "SELECT datname FROM pg_catalog.pg_database"
 
+_MAY_READ_VERIFIERS = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
+_MD5 = "SELECT rolname FROM pg_catalog.pg_authid WHERE rolcanlogin AND rolpassword ~ '^md5'"
+
 _OWN = """
 SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.host(pg_catalog.inet_client_addr()),
  COALESCE((SELECT s.ssl FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_catalog.pg_backend_pid()), false),
@@ -82,6 +85,8 @@ def read_state(database: Database, facts: ClusterFacts) -> State:
         roles=memberships_of(database),
         databases=frozenset(name for (name,) in database.query(_DATABASES)),
         ssl=database.value("SELECT pg_catalog.current_setting('ssl')::bool"),
+        authorities=database.value("SELECT pg_catalog.current_setting('ssl_ca_file') <> ''"),
+        md5=frozenset(name for (name,) in database.query(_MD5)) if database.value(_MAY_READ_VERIFIERS) else frozenset(),
         rules=tuple(contents.rules),
         problems=(*contents.problems, *wrong),
         mappings=tuple(mappings),

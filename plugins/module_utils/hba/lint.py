@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .match import covers, is_expression
+from .match import covers, is_expression, role_matches
 from .model import ANYWHERE, Finding, Problem, Rule
 
 if TYPE_CHECKING:
@@ -63,10 +64,26 @@ def _of(rule: Rule, earlier: Sequence[Rule], state: State) -> Iterable[tuple[str
         yield "plain", severity, "takes connections without encryption; hostssl does not"
     if rule.type == "hostssl" and not state.ssl:
         yield "ssl_off", "medium", "cannot match while the setting ssl is off"
+    if (rule.method == "cert" or rule.option("clientcert")) and state.ssl and not state.authorities:
+        yield "no_authority", "high", "checks client certificates, and the setting ssl_ca_file is empty: the server refuses every client"
+    md5 = _md5_roles(rule, earlier, state) if rule.method == "scram-sha-256" else []
+    if md5:
+        named = ", ".join(md5[:5]) + (f" and {len(md5) - 5} more" if len(md5) > 5 else "")
+        yield "md5_verifier", "high", f"refuses {named}, whose passwords are stored for md5: give them new ones"
     if _is_wide(rule):
         yield "wide", "medium", f"takes connections from {rule.address}: name the networks that the clients are in"
     if rule.type != "local" and any(token.keyword("all") for token in rule.databases) and any(token.keyword("all") for token in rule.roles):
         yield "everybody", "low", "is for each role in each database, superusers among them"
+
+
+def _md5_roles(rule: Rule, earlier: Sequence[Rule], state: State) -> list[str]:
+    """The roles of a rule that no password of theirs lets in, but for those that an earlier rule for the same clients takes."""
+    before = [each for each in earlier if covers(replace(each, roles=rule.roles), rule)]
+    return sorted(name for name in state.md5 if _takes(rule, name, state) and not any(_takes(each, name, state) for each in before))
+
+
+def _takes(rule: Rule, role: str, state: State) -> bool:
+    return any(role_matches(token, role, state.roles.get(role, frozenset()), state.major) for token in rule.roles)
 
 
 def _is_wide(rule: Rule) -> bool:

@@ -84,7 +84,7 @@ def matches(rule: Rule, question: Question, members: Mapping[str, frozenset[str]
     groups = members.get(question.role, frozenset()) | {question.role}
     parts = (
         _any(_database_matches(token, question, groups, major) for token in rule.databases),
-        _any(_role_matches(token, question.role, groups, major) for token in rule.roles),
+        _any(role_matches(token, question.role, groups, major) for token in rule.roles),
         True if rule.address is None else _address_matches(rule.address, question.address or ""),
     )
     return False if False in parts else None if None in parts else True
@@ -122,7 +122,8 @@ def _database_matches(token: Token, question: Question, groups: frozenset[str], 
     return _name_matches(token, question.database, major)
 
 
-def _role_matches(token: Token, role: str, groups: frozenset[str], major: int) -> bool | None:
+def role_matches(token: Token, role: str, groups: frozenset[str], major: int) -> bool | None:
+    """Whether a name in a rule means a role, which is a member of groups. None: only the server knows."""
     if not token.quoted and token.text.startswith("+"):
         return token.text[1:] in groups
     return True if token.keyword("all") else _name_matches(token, role, major)

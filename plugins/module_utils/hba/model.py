@@ -189,12 +189,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class State:
-    """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload."""
+    """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload.
+
+    authorities: whether ssl_ca_file is set, by which client certificates are checked. md5: the login roles whose verifier is an MD5 one, as
+    far as it may be read.
+    """
 
     major: int
     roles: dict[str, frozenset[str]] = field(default_factory=dict)
     databases: frozenset[str] = frozenset()
     ssl: bool = True
+    authorities: bool = True
+    md5: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = ()
     problems: tuple[Problem, ...] = ()
     mappings: tuple[UserMapping, ...] = ()

@@ -16,6 +16,8 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING, Callable
 
+from ..core.files import give
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -84,8 +86,9 @@ def _scratch(data: str) -> Iterator[str]:
                 os.symlink(entry.path, os.path.join(scratch, entry.name))
         if os.geteuid() == 0:
             owner = os.stat(data)
-            for name in (scratch, *(os.path.join(scratch, each) for each in ("global", *copies))):
-                os.chown(name, owner.st_uid, owner.st_gid)
+            # What is deepest first: whoever has a directory may put links into it.
+            for name in (*(os.path.join(scratch, each) for each in (*copies, "global")), scratch):
+                give(name, (owner.st_uid, owner.st_gid))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -16,7 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ..core.errors import BulwarkError
-from ..core.files import read_text, sync_directory
+from ..core.files import give, read_text, sync_directory
 from .model import Installed
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _numbered(directory: str) -> list[str]:
 def _give(path: str, owner: tuple[int, int]) -> None:
     """Root gives a file to the server's account; that account has it already."""
     if os.geteuid() == 0:
-        os.chown(path, *owner)
+        give(path, owner)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,11 @@ def read_policy(options: Mapping[str, Any], directory: str, mistakes: list[Mista
     lists = _read("crl", options, read_lists, mistakes) or ()
     if lists and not options.get("ca"):
         mistakes.append(Mistake("crl", "needs the authority that signed it, in ca"))
+    renew_before, days = int(options.get("renew_before") or 0), options.get("issued_for")
+    if days is not None and renew_before >= days:
+        mistakes.append(
+            Mistake("renew_before", f"must be below {days}, the days that a certificate is issued for: each run would renew it")
+        )
     key, key_file, key_mistake = _key(options, os.path.join(directory, STAGED))
     return Policy(
         names=_names(options.get("names") or [], mistakes),
@@ -47,7 +52,7 @@ def read_policy(options: Mapping[str, Any], directory: str, mistakes: list[Mista
         issuer=issuer[0] if issuer else None,
         revoked=None if options.get("revoked") is None else _revoked(options["revoked"], mistakes),
         clients=_clients(options, mistakes),
-        renew_before=int(options.get("renew_before") or 0),
+        renew_before=renew_before,
         key_file=key_file,
         key=key,
         key_mistake=key_mistake,

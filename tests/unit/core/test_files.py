@@ -66,3 +66,62 @@ def test_what_a_killed_run_left_behind_goes_after_a_while(tmp_path: Path) -> Non
             os.utime(tmp_path / name, (0, 0))
     files.write_text(str(tmp_path / "file"), "new")
     assert names(tmp_path) == [".file.new-running", ".file.previous", ".other.new-killed", "file"]
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+
+
+def steal(monkeypatch: pytest.MonkeyPatch, directory: Path, target: Path) -> None:
+    """The account that has the directory puts a link in the place of what root has just made in it."""
+    mkdir = os.mkdir
+
+    def raced(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        os.rmdir(path)
+        os.symlink(target, path)
+
+    os.chown(directory, 65534, 65534)
+    monkeypatch.setattr(os, "mkdir", raced)
+
+
+@AS_ROOT
+def test_root_gives_nothing_that_a_link_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    steal(monkeypatch, theirs, victim)
+    with pytest.raises(BulwarkError, match="cannot make the directory"):
+        files.make_directory(str(theirs / "conf.d"))
+    assert victim.stat().st_uid == 0
+
+
+@AS_ROOT
+def test_root_gives_only_what_it_has_made(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x", encoding="utf-8")
+    os.link(secret, tmp_path / "link")
+    with pytest.raises(OSError, match="put another file in its place"):
+        files.give(str(tmp_path / "link"), (65534, 65534))
+    assert secret.stat().st_uid == 0
+    alone = tmp_path / "alone"
+    alone.write_text("x", encoding="utf-8")
+    for _again in range(2):
+        files.give(str(alone), (65534, 65534))
+    assert (alone.stat().st_uid, alone.stat().st_gid) == (65534, 65534)
+
+
+@AS_ROOT
+def test_root_writes_no_file_of_another_account_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("root's own", encoding="utf-8")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "bulwark.conf").symlink_to(victim)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(BulwarkError, match=r"it is a link to .*victim, which belongs to another account"):
+        files.write_text(str(theirs / "bulwark.conf"), "x")
+    assert victim.read_text(encoding="utf-8") == "root's own"
+    os.chown(victim, 65534, 65534)
+    files.write_text(str(theirs / "bulwark.conf"), "x")
+    assert victim.read_text(encoding="utf-8") == "x"

@@ -140,6 +140,11 @@ def test_a_list_of_one_authority_needs_those_of_the_others() -> None:
     assert ["there is no list of CN=Other root" in mistake.message for mistake in mistakes] == [True]
 
 
+@pytest.mark.parametrize(("days", "wrong"), [(30, True), (29, True), (31, False)])
+def test_what_is_renewed_on_each_run_is_refused(days: int, wrong: bool) -> None:
+    assert ("must be below" in mistakes_of(GOOD, issued_for=days).get("renew_before", "")) is wrong
+
+
 @pytest.mark.parametrize(
     ("installed", "options", "reason"),
     [
