@@ -17,6 +17,7 @@ from tests.integration.module import Playbook, apply, converge, finished, info, 
 from tests.integration.oracle import Promise, broken, state
 from tests.integration.sql import database_fingerprint, execute, fingerprint, ident, query, session, value
 from tests.integration.world import DATABASE, ODD, statements, things
+from tests.servers import majors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,7 +181,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(world: Any) -> None:
 @pytest.fixture
 def newest(servers: dict[int, Any]) -> Any:
     """The server of the newest major."""
-    server = servers[max(servers)]
+    server = servers[max(majors())]
     server.reset()
     return server
 
