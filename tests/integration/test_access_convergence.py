@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.catalog import read_cluster
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Database, StatementError
 from tests.integration.module import Playbook, apply, converge, finished, info, plan, process, refused, run, unchanged
 from tests.integration.oracle import Promise, broken, state
@@ -176,6 +177,22 @@ def test_two_runs_at_once_do_not_disturb_each_other(world: Any) -> None:
     for result in results:
         assert not result.get("failed"), result["msg"]
     unchanged(world, policy)
+
+
+def test_a_role_that_somebody_makes_between_two_sessions_of_a_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = {"roles": {"r": {}}, "databases": {DATABASE: {"schemas": {"app": {"profiles": {"r": "readonly"}}}}}}
+    read = read_cluster
+
+    def read_then_made(*arguments: Any) -> Any:
+        found = read(*arguments)
+        if "late" not in found.roles:
+            world.psql("CREATE ROLE late; CREATE SCHEMA lates AUTHORIZATION late", DATABASE)
+        return found
+
+    for reader in ("converge", "inspect"):
+        monkeypatch.setattr(f"ansible_collections.bulwark.postgresql.plugins.module_utils.access.{reader}.read_cluster", read_then_made)
+        world.psql("DROP SCHEMA IF EXISTS lates; DROP ROLE IF EXISTS late", DATABASE)
+        assert "late" in info(world)["policy"]["roles"] if reader == "inspect" else plan(world, policy)["changed"]
 
 
 @pytest.fixture

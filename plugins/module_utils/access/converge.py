@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable
 
+from ..core.catalog import read_settled
 from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.plan import Change, Patience, Plan, apply_alone, apply_planned, in_parts, within
 from .catalog import read_cluster, refreshed
@@ -84,6 +85,9 @@ class Convergence:
 
     def plan(self) -> Planned:
         """The plan, from read-only transactions. Raises PolicyError with all mistakes, or BulwarkError where a guard refuses."""
+        return read_settled(self._plan)
+
+    def _plan(self) -> Planned:
         with self._server.connect() as session, session.reading():
             cluster = self._read_cluster(session)
         scope = self._scope(cluster)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..core.catalog import PUBLIC
+from ..core.catalog import PUBLIC, read_settled
 from ..core.errors import BulwarkError, nearest
 from .catalog import read_cluster
 from .contents import read_contents
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:
     """policy, matrix, superusers, server_version and in_recovery. Raises BulwarkError for what does not exist."""
+    return read_settled(lambda: _inspected(server, databases, roles))
+
+
+def _inspected(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:
     with server.connect() as session, session.reading():
         cluster = read_cluster(session)
     for name in roles or ():

@@ -8,7 +8,7 @@ Roles, memberships, ACLs, users' schemas, members of extensions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from .errors import BulwarkError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .database import Database
 
 PUBLIC = "PUBLIC"
+
+T = TypeVar("T")
+_ROUNDS = 5
 
 # For a query in which n is pg_namespace: the schemas that are not PostgreSQL's own.
 USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
@@ -41,16 +44,33 @@ class AclEntry:
     grantable: bool = False
 
 
+class UnknownRoleError(BulwarkError):
+    """An OID of a role that was not there when the roles were read."""
+
+
 class RoleNames(dict[int, str]):
     """OID -> role. An OID that is not there is an error for a person."""
 
     def __missing__(self, oid: int) -> str:
-        """Raises BulwarkError."""
-        raise BulwarkError(
+        """Raises UnknownRoleError."""
+        raise UnknownRoleError(
             f"an object belongs to the role with OID {oid}, which was not there when the roles were read: it was made meanwhile, so run"
             " again; if that does not help, the role is gone and has left it: SELECT dbid, classid::regclass, objid FROM"
             f" pg_catalog.pg_shdepend WHERE refobjid = {oid}"
         )
+
+
+def read_settled(read: Callable[[], T]) -> T:
+    """What a function reads in several sessions; read again where somebody made a role between two of them.
+
+    Raises UnknownRoleError where that does not help: the role is gone.
+    """
+    for _round in range(_ROUNDS - 1):
+        try:
+            return read()
+        except UnknownRoleError:
+            continue
+    return read()
 
 
 def role_names(database: Database) -> RoleNames:

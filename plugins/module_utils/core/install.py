@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from .database import StatementError
 from .errors import BulwarkError
 from .files import read_text, reload, remove, write_text
+from .patroni import PatroniError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .database import Database, Server
     from .patroni import Patroni
+
 
 _LOCK = 0x62756C77 << 32 | 1  # two runs never change one server's configuration at the same time
 _LOCK_TIMEOUT = 60  # seconds
@@ -183,8 +185,8 @@ def install_by_patroni(patroni: Patroni, patch: PatroniPatch, missing: Callable[
     missing: what the server does not have yet, None where it has everything; asked with True for the last time, when it has had time
     enough.
     """
-    patroni.patch(patch.patch)
     try:
+        _send(patroni, patch.patch, patch.patience)
         deadline = time.monotonic() + patch.patience
         while True:
             late = time.monotonic() > deadline
@@ -196,10 +198,28 @@ def install_by_patroni(patroni: Patroni, patch: PatroniPatch, missing: Callable[
                 raise BulwarkError(f"{text} (Patroni's configuration file on this host overrides it, and so does ALTER SYSTEM)")
             time.sleep(_PAUSE)
     except BaseException as error:
-        patroni.patch(patch.undo)
+        if isinstance(error, PatroniError) and not error.passing:
+            raise  # it was refused
+        try:
+            _send(patroni, patch.undo, patch.patience)
+        except PatroniError as problem:
+            text = f"{error}; and the way back failed: {problem}. Look at Patroni's dynamic configuration (patronictl show-config)"
+            raise BulwarkError(text) from None
         if isinstance(error, BulwarkError):
             raise BulwarkError(f"{error}; Patroni's dynamic configuration is as it was") from None
         raise
+
+
+def _send(patroni: Patroni, changes: Mapping[str, Any], patience: float) -> None:
+    """Change the dynamic configuration, again and again while Patroni cannot: it is changing it for somebody else, or elects a leader."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return patroni.patch(changes)
+        except PatroniError as error:
+            if not error.passing or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def patience_of(config: dict[str, Any]) -> float:

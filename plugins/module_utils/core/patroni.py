@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 _TIMEOUT = 10  # seconds
 
 
+class PatroniError(BulwarkError):
+    """A request that was not answered as it should be. passing: it may be answered a moment later, and may even have been carried out."""
+
+    def __init__(self, text: str, *, passing: bool) -> None:
+        """text: says what to look at."""
+        super().__init__(text)
+        self.passing = passing
+
+
 class Patroni:
-    """One member's REST interface. Each method raises BulwarkError that says what to look at."""
+    """One member's REST interface. Each method raises PatroniError."""
 
     def __init__(self, open_url: Callable[..., Any], url: str, *, user: str | None, password: str | None, ca_cert: str | None) -> None:
         """open_url: sends a request, as ansible.module_utils.urls.open_url does.
@@ -54,14 +63,14 @@ class Patroni:
             )
             found = json.loads(answer.read())
         except HTTPError as error:
-            raise BulwarkError(self._refused(method, path, error.code)) from None
+            raise PatroniError(self._refused(method, path, error.code), passing=error.code == 409 or error.code >= 500) from None
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
-            raise BulwarkError(f"Patroni does not answer at {self.url}: {reason}; set patroni_url") from None
+            raise PatroniError(f"Patroni does not answer at {self.url}: {reason}; set patroni_url", passing=True) from None
         except ValueError:
-            raise BulwarkError(f"what answers at {self.url} is not Patroni: {path} is no JSON") from None
+            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no JSON", passing=False) from None
         if not isinstance(found, dict):
-            raise BulwarkError(f"what answers at {self.url} is not Patroni: {path} is no mapping")
+            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no mapping", passing=False)
         return found
 
     def _refused(self, method: str, path: str, code: int) -> str:
