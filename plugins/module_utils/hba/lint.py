@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .match import covers, is_expression, role_matches
+from .coverage import Coverage
+from .match import is_expression
 from .model import ANYWHERE, Finding, Problem, Rule
 
 if TYPE_CHECKING:
@@ -41,17 +41,21 @@ def lint(rules: Sequence[Rule], problems: Sequence[Problem], state: State) -> li
                 file=state.stale[0],
             )
         )
+    coverage = Coverage(rules, state.major)
+    md5 = {name: coverage.takes(name, state.roles.get(name, frozenset())) for name in sorted(state.md5)}
     for position, rule in enumerate(rules):
+        above = coverage.first_above(position)
+        refused = [name for name, taking in md5.items() if coverage.is_first(position, taking)]
         found += [
             Finding(code, severity, message, str(rule), rule.file, rule.line)
-            for code, severity, message in _of(rule, rules[:position], state)
+            for code, severity, message in _of(rule, above, refused, state)
         ]
     return found
 
 
-def _of(rule: Rule, earlier: Sequence[Rule], state: State) -> Iterable[tuple[str, str, str]]:
+def _of(rule: Rule, above: Rule | None, md5: Sequence[str], state: State) -> Iterable[tuple[str, str, str]]:
+    """above: the rule that takes all its connections. md5: the roles with an MD5 verifier that come as far as this rule."""
     yield from _missing(rule, state)
-    above = next((each for each in earlier if covers(each, rule)), None)
     if above is not None:
         yield "shadowed", "medium", f"no connection reaches it: line {above.line} takes them all ({above})"
     if rule.method == "reject":
@@ -66,24 +70,13 @@ def _of(rule: Rule, earlier: Sequence[Rule], state: State) -> Iterable[tuple[str
         yield "ssl_off", "medium", "cannot match while the setting ssl is off"
     if (rule.method == "cert" or rule.option("clientcert")) and state.ssl and not state.authorities:
         yield "no_authority", "high", "checks client certificates, and the setting ssl_ca_file is empty: the server refuses every client"
-    md5 = _md5_roles(rule, earlier, state) if rule.method == "scram-sha-256" else []
-    if md5:
+    if md5 and rule.method == "scram-sha-256":
         named = ", ".join(md5[:5]) + (f" and {len(md5) - 5} more" if len(md5) > 5 else "")
         yield "md5_verifier", "high", f"refuses {named}, whose passwords are stored for md5: give them new ones"
     if _is_wide(rule):
         yield "wide", "medium", f"takes connections from {rule.address}: name the networks that the clients are in"
     if rule.type != "local" and any(token.keyword("all") for token in rule.databases) and any(token.keyword("all") for token in rule.roles):
         yield "everybody", "low", "is for each role in each database, superusers among them"
-
-
-def _md5_roles(rule: Rule, earlier: Sequence[Rule], state: State) -> list[str]:
-    """The roles of a rule that no password of theirs lets in, but for those that an earlier rule for the same clients takes."""
-    before = [each for each in earlier if covers(replace(each, roles=rule.roles), rule)]
-    return sorted(name for name in state.md5 if _takes(rule, name, state) and not any(_takes(each, name, state) for each in before))
-
-
-def _takes(rule: Rule, role: str, state: State) -> bool:
-    return any(role_matches(token, role, state.roles.get(role, frozenset()), state.major) for token in rule.roles)
 
 
 def _is_wide(rule: Rule) -> bool:

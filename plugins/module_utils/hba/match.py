@@ -178,35 +178,3 @@ def _in_odd_mask(found: Any, first: str, mask: str) -> bool | None:
     except ValueError:
         return None
     return base.version == found.version and int(found) & int(bits) == int(base) & int(bits)
-
-
-# What a rule leaves for those after it
-
-
-def covers(first: Rule, second: Rule) -> bool:
-    """Whether each connection that the second is for hits the first, as far as the rules themselves show it."""
-    return (
-        (first.type == second.type or (first.type == "host" and second.type != "local"))
-        and _all_covered(first.databases, second.databases, ("all", "replication"))
-        and _all_covered(first.roles, second.roles, ("all", None))
-        and _address_covers(first.address, second.address)
-    )
-
-
-def _all_covered(first: tuple[Token, ...], second: tuple[Token, ...], words: tuple[str, str | None]) -> bool:
-    everything, but = words
-    if any(token.keyword(everything) for token in first):
-        rest = [token for token in second if but and token.keyword(but)]
-        return all(any(token.keyword(str(but)) for token in first) for each in rest)
-    return set(second) <= set(first)
-
-
-def _address_covers(first: Token | None, second: Token | None) -> bool:
-    if first is None or second is None or first == second or first.keyword("all"):
-        return True
-    outer, inner = network_of(first), network_of(second)
-    if outer is None or inner is None:
-        return False
-    if outer.version != inner.version:
-        return False
-    return int(outer.network_address) <= int(inner.network_address) and int(inner.broadcast_address) <= int(outer.broadcast_address)

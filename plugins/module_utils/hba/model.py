@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Union
 
 from .grammar import Token, line_text, written
@@ -122,6 +123,7 @@ def _is_ip(text: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=8192)
 def network_of(address: Token | None) -> Network | None:
     """The network that an address of a rule names, None for anything else."""
     if address is None or "/" not in address.text:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.document import Node, quoted, text_problem, value_text
 from ..core.errors import Mistake, PolicyError, nearest
+from .coverage import Coverage
 from .grammar import Token
 from .lint import unknown_databases, unknown_roles
-from .match import covers, is_expression
+from .match import is_expression
 from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping
 from .reading import as_ip, method_problem, options_problem
 
@@ -263,6 +264,7 @@ def _check_rules(
     rules: list[Rule], mappings: Iterable[UserMapping], permissions: Permissions, state: State, mistakes: list[Mistake], path_prefix: str
 ) -> None:
     maps = {mapping.map.text for mapping in mappings}
+    coverage = Coverage(rules, state.major)
     for position, rule in enumerate(rules):
         if rule.type in _PLAIN and rule.method != "reject" and not permissions.plain:
             mistakes.append(Mistake(rule.path, f"{rule.type} takes connections without encryption; say hostssl, or allow_plain: true"))
@@ -282,6 +284,6 @@ def _check_rules(
         mistakes.extend(
             Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing
         )
-        above = next((each for each in rules[:position] if covers(each, rule)), None)
+        above = coverage.first_above(position)
         if above is not None:
             mistakes.append(Mistake(rule.path, f"no connection would reach it: {path_prefix}{above.path} takes them all ({above})"))

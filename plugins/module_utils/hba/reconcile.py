@@ -46,10 +46,15 @@ def mappings_text(mappings: Iterable[UserMapping]) -> str:
 
 def written(what: str, place: str, step: Any, before: Iterable[object], after: Iterable[object]) -> Change:
     """The change that writes the rules or the maps: the lines that go, come and stay. Of a secret that changes, only that it does."""
-    earlier = list(before)
-    old = [str(each) for each in earlier]
-    new = [f"{each} (another secret)" if str(each) in old and each not in earlier else str(each) for each in after]
-    lines = [line for line in difflib.ndiff(old, new) if line[0] in "+- "]
+    lines_of = [(each, str(each)) for each in before]
+    old, earlier, shown = [text for _each, text in lines_of], {each for each, _text in lines_of}, {text for _each, text in lines_of}
+    new = [f"{each} (another secret)" if str(each) in shown and each not in earlier else str(each) for each in after]
+    lines = []
+    for word, start, end, begin, stop in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if word == "equal":
+            lines += [f"  {line}" for line in old[start:end]]
+        else:
+            lines += [*(f"- {line}" for line in old[start:end]), *(f"+ {line}" for line in new[begin:stop])]
     changed = any(line[0] in "+-" for line in lines)
     description = "\n  ".join(lines) if changed else "comments and spaces"
     return Change(place, description, step, None, Effect.WRITE, f"{what} in {place}")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.bulwark.postgresql.plugins.filter.hba_match import FilterModule
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.match import covers, first_match
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.coverage import Coverage
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.grammar import Token
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.match import first_match, role_matches
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import Question, Rule
 from tests import hba_texts
 
@@ -103,7 +107,47 @@ def test_what_only_the_server_can_tell_is_said() -> None:
     ],
 )
 def test_a_rule_covers_another_or_not(first: str, second: str, expected: bool) -> None:
-    assert covers(*rules(first, second)) is expected
+    found = rules(first, second)
+    assert Coverage(found, 18).first_above(1) == (found[0] if expected else None)
+
+
+def covers(first: Rule, second: Rule) -> bool:
+    """Whether the first takes each connection that the second is for, by comparing the two."""
+
+    def network(rule: Rule) -> Any:
+        return None if rule.address is None or "/" not in rule.address.text else ipaddress.ip_network(rule.address.text, strict=False)
+
+    outer, inner = network(first), network(second)
+    within = outer is not None and inner is not None and outer.version == inner.version and inner.subnet_of(outer)
+    databases = set(first.databases) >= set(second.databases) or (
+        Token("all") in first.databases and (Token("replication") not in second.databases or Token("replication") in first.databases)
+    )
+    return (
+        first.type in (second.type, "local" if second.type == "local" else "host")
+        and databases
+        and (Token("all") in first.roles or set(first.roles) >= set(second.roles))
+        and (first.address in (second.address, Token("all")) or within)
+    )
+
+
+@given(st.integers())
+def test_the_first_rule_that_covers_each_is_found(seed: int) -> None:
+    found = hba_texts.read(hba_texts.text(hba_texts.Random(seed)), 18).rules
+    coverage = Coverage(found, 18)
+    for position, rule in enumerate(found):
+        assert coverage.first_above(position) is next((each for each in found[:position] if covers(each, rule)), None)
+
+
+@given(st.integers(), st.sampled_from(("app", "Reader", "a b")))
+def test_the_first_rules_of_a_role_are_found(seed: int, role: str) -> None:
+    found = hba_texts.read(hba_texts.text(hba_texts.Random(seed)), 18).rules
+    coverage = Coverage(found, 18)
+    takes = [any(role_matches(token, role, frozenset({role}), 18) for token in rule.roles) for rule in found]
+    taking = coverage.takes(role, frozenset({role}))
+    assert taking == sum(1 << position for position, each in enumerate(takes) if each)
+    for position, rule in enumerate(found):
+        taken = any(takes[place] and covers(replace(each, roles=rule.roles), rule) for place, each in enumerate(found[:position]))
+        assert coverage.is_first(position, taking) is (takes[position] and not taken)
 
 
 @given(st.integers(), st.sampled_from(("app", "Reader", "a b")), st.sampled_from((None, "10.1.2.3", "::1", "127.0.0.1")), st.booleans())
