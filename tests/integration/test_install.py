@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,22 @@ def test_a_later_change_that_cannot_be_made_undoes_the_earlier_ones(configured: 
     missing = install.FileText(str(tmp_path / "no" / "file"), "text", None)
     with pytest.raises(BulwarkError, match=r"cannot write .*; as before"):
         install.install(connected(configured), install.Installation([*steps(configured), missing], lambda: None, "as before"))
+    assert (shown(configured), contents(configured)) == (before, files)
+
+
+def test_a_disk_that_fills_up_meanwhile_keeps_nothing_from_being_undone(configured: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full disk is a mock: a real one would fill up at no chosen moment."""
+    before, files = shown(configured), contents(configured)
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def prove() -> None:
+        monkeypatch.setattr(tempfile, "mkstemp", full)
+        fail()
+
+    with pytest.raises(BulwarkError, match=r"^the proof failed; as before$"):
+        install.install(connected(configured), install.Installation(steps(configured), prove, "as before"))
     assert (shown(configured), contents(configured)) == (before, files)
 
 

@@ -8,6 +8,7 @@ import functools
 import os
 import stat
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -122,6 +123,16 @@ def test_a_restart_is_waited_for_and_is_no_change(fresh: Server) -> None:
     assert (after["changed"], after["pending_restart"]) == (False, [])
     assert not os.path.exists(after["previous_file"])
     assert fresh.psql("SHOW shared_preload_libraries") == "auto_explain"
+
+
+def test_what_no_start_has_proved_is_nothing_to_go_back_to(fresh: Server) -> None:
+    applied(fresh, settings={"max_connections": 50})
+    fresh.restart()
+    run(fresh, settings={"max_connections": 50})
+    first = applied(fresh, settings={"max_connections": 51})
+    second = applied(fresh, settings={"max_connections": 52})
+    assert "max_connections = '50'" in Path(first["previous_file"]).read_text(encoding="utf-8")
+    assert second["previous_file"] == first["previous_file"]
 
 
 def test_libraries_of_another_file_are_kept(fresh: Server) -> None:

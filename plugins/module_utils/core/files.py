@@ -99,6 +99,36 @@ def _remove_leftovers(directory: str, prefix: str) -> None:
             os.unlink(path)
 
 
+def keep(path: str) -> str | None:
+    """Give a file a second name beside it, by which put_back() undoes a change without any room on the disk. Returns that name.
+
+    None where there is no file, or its file system has no hard links.
+    """
+    target = os.path.realpath(path)
+    directory, name = os.path.split(target)
+    kept = os.path.join(directory, f".{name}.kept")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept)  # of a run that was killed
+        os.link(target, kept, follow_symlinks=False)
+    except OSError:
+        return None
+    return kept
+
+
+def put_back(kept: str, path: str) -> None:
+    """Undo what has happened to a file since keep(). Raises BulwarkError."""
+    target = os.path.realpath(path)
+    try:
+        os.replace(kept, target)
+        # Where both names were still those of one file, the second has stayed.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept)
+        sync_directory(os.path.dirname(target))
+    except OSError as error:
+        raise BulwarkError(f"cannot put {path} back, which is kept as {kept}: {error.strerror}") from None
+
+
 def give(path: str, owner: tuple[int, int]) -> None:
     """Root gives a file or directory that it has just made to an account, which may own the directory that it is in.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from .database import StatementError
 from .errors import BulwarkError
-from .files import read_text, reload, remove, write_text
+from .files import keep, put_back, read_text, reload, remove, write_text
 from .patroni import PatroniError
 
 if TYPE_CHECKING:
@@ -29,6 +29,34 @@ _LOCK_TIMEOUT = 60  # seconds
 _PAUSE = 0.2  # seconds between two looks at a server that Patroni configures
 
 Undo = Callable[["Database"], None]
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Undoes the change of a file. kept: its second name, None where it has none. text: what it held, None for no file."""
+
+    path: str
+    kept: str | None
+    text: str | None
+
+    def __call__(self, _database: Database) -> None:
+        """Undo it."""
+        if self.kept is not None:
+            put_back(self.kept, self.path)
+        else:
+            _put(self.path, self.text)
+
+    def forget(self) -> None:
+        """The change is to stay."""
+        if self.kept is not None:
+            remove(self.kept)
+
+
+def _put(path: str, text: str | None) -> None:
+    if text is None:
+        remove(path)
+    else:
+        write_text(path, text, 0o600)
 
 
 class Step(Protocol):
@@ -50,14 +78,13 @@ class FileText:
         """Write or remove the file. Raises BulwarkError, also where somebody else has changed it since it was read."""
         if read_text(self.path) != self.before:
             raise BulwarkError(f"{self.path} was changed by somebody else after it was read; run again")
-        self._put(self.text)
-        return lambda _database: self._put(self.before)
-
-    def _put(self, text: str | None) -> None:
-        if text is None:
-            remove(self.path)
-        else:
-            write_text(self.path, text, 0o600)
+        undo = PutBack(self.path, keep(self.path), self.before)
+        try:
+            _put(self.path, self.text)
+        except BaseException:
+            undo.forget()
+            raise
+        return undo
 
 
 def changed_files(texts: dict[str, str]) -> tuple[FileText, ...]:
@@ -131,6 +158,9 @@ def install(server: Server, installation: Installation) -> None:
                 loading = True
                 reload(server, database)
             installation.prove()
+            for each in undo:
+                if isinstance(each, PutBack):
+                    each.forget()
         except BaseException as error:
             problem = _take_back(server, database, undo, loading)
             if problem:
@@ -154,20 +184,16 @@ def _lock(database: Database) -> None:
     database.execute("SET lock_timeout = 0")
 
 
-def _take_back(server: Server, database: Database, undo: list[Undo], loading: bool) -> BulwarkError | None:
-    """Undo in the session that is still open: what is loaded may keep new ones out. Returns what went wrong, if anything did."""
-    problem: BulwarkError | None = None
-    for each in undo:
+def _take_back(server: Server, database: Database, undo: list[Undo], loading: bool) -> str:
+    """Undo in the session that is still open: what is loaded may keep new ones out. Returns what went wrong."""
+    problems = []
+    steps: list[Undo] = [*undo, lambda session: reload(server, session, recovering=True)] if loading else undo
+    for each in steps:
         try:
             each(database)
         except BulwarkError as error:
-            problem = problem or error
-    if loading:
-        try:
-            reload(server, database, recovering=True)
-        except BulwarkError as error:
-            problem = problem or error
-    return problem
+            problems.append(str(error))
+    return "; ".join(problems)
 
 
 @dataclass(frozen=True)

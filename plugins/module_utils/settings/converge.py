@@ -236,7 +236,10 @@ def _by_file(planned: Planned) -> list[Step]:
     """The file to go back to if the server does not restart, and the plan's steps."""
     before = []
     if planned.for_restart and planned.previous:
-        before.append(FileText(planned.previous, read_text(planned.file or "") or "", read_text(planned.previous)))
+        there = read_text(planned.previous)
+        # What waits for a restart has not been proved by one, so that it is nothing to go back to.
+        if there is None or not planned.facts.pending_restart:
+            before.append(FileText(planned.previous, read_text(planned.file or "") or "", there))
     return [*before, *planned.plan.steps]
 
 
