@@ -56,6 +56,7 @@ options:
   ident:
     description:
       - Name of a map to the operating-system users, or names in certificates, and the roles that they may be.
+      - From PostgreSQL 16 on C(role) may be V(all), V(+group) or an expression. A role that is called so is a dictionary with C(name).
       - Without it C(pg_ident.conf) is left alone.
     type: raw
   administrators:

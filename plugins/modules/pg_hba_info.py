@@ -81,7 +81,8 @@ lint:
   description:
     - Findings, those of the file as a whole first. The codes are C(unreadable), C(not_loaded), C(missing_role), C(missing_database),
       C(shadowed), C(trust),
-      C(password), C(md5), C(ident), C(radius), C(plain), C(ssl_off), C(no_authority), C(md5_verifier), C(wide) and C(everybody).
+      C(password), C(md5), C(ident), C(radius), C(plain), C(ldap_plain), C(ssl_off), C(no_authority), C(md5_verifier), C(wide),
+      C(everybody) and C(superuser).
   returned: success
   type: list
   elements: dict
@@ -164,7 +165,10 @@ def read(module: AnsibleModule, server: Server) -> dict[str, Any]:
     answers = []
     for each in module.params["questions"]:
         question = Question(each["role"], each["database"], each["address"], replication=each["replication"])
-        answers.append(ask(state.rules, question, state.roles, state.major, each["encrypted"]))
+        answer = ask(state.rules, question, state.roles, state.major, each["encrypted"])
+        if state.problems or state.stale:  # the server goes by what it loaded before
+            answer = {**answer, "certain": False}
+        answers.append(answer)
     return {
         "changed": False,
         "rules": [rule.as_data() for rule in state.rules],

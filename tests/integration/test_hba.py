@@ -242,6 +242,47 @@ def test_the_linter_finds_what_is_wrong(fresh: Server) -> None:
     assert {code for line, code in found if line == 3} == {"everybody"}
 
 
+def test_the_linter_finds_passwords_sent_on_and_superusers(fresh: Server) -> None:
+    put(fresh, servers.HBA + 'hostssl shop app 10.0.0.0/16 ldap ldapserver=x ldapprefix="cn="\nhostssl shop postgres 10.1.0.0/16 scram-sha-256\n')
+    found = {(finding["line"], finding["code"]): finding["message"] for finding in module.run(fresh, "pg_hba_info")["lint"]}
+    assert "in clear text to the LDAP server" in found[(5, "ldap_plain")]
+    assert "takes postgres, who may do everything" in found[(6, "superuser")]
+    put(fresh, "local all all trust\nhostssl all all 10.0.0.0/8 reject\nhostssl shop postgres,app 10.1.0.0/16 scram-sha-256\n")
+    assert "superuser" not in {finding["code"] for finding in module.run(fresh, "pg_hba_info")["lint"]}
+
+
+def test_a_file_that_the_server_refuses_to_load_is_said_to_count_for_nothing(fresh: Server) -> None:
+    bad = 'host all "/^(a" all scram-sha-256' if fresh.major >= 16 else "hots all all all trust"
+    put(fresh, servers.HBA + bad + "\n")
+    info = module.run(fresh, "pg_hba_info", questions=[{"role": "app", "database": "shop"}])
+    assert {"unreadable", "not_loaded"} <= {finding["code"] for finding in info["lint"]}
+    assert info["answers"][0]["certain"] is False
+
+
+def test_an_expression_that_the_server_does_not_take_is_a_mistake(fresh: Server) -> None:
+    wrong = {"tests": IDENT["tests"], "m": [{"system_user": "/^(a", "role": "app"}]}
+    for check in (True, False):
+        message = refused(fresh, ident=wrong, check=check)
+        assert "ident.m: /^(a is no expression: " in message
+        if fresh.major >= 16:
+            rules = [ADMINISTRATOR, {"databases": "shop", "roles": "/^(a", "addresses": "127.0.0.0/8"}]
+            assert "rules[1]: /^(a is no expression: " in refused(fresh, rules=rules, check=check)
+
+
+def test_maps_of_included_files_and_changed_files_of_names(fresh: Server) -> None:
+    (fresh.data / "names").write_text("app\n", encoding="utf-8")
+    (fresh.data / "maps.conf").write_text("m2 bob all\n", encoding="utf-8")
+    put(fresh, servers.HBA + "hostssl shop @names 127.0.0.1/32 cert map=m2\n", "include maps.conf\n" if fresh.major >= 16 else "m2 bob app\n")
+    info = module.run(fresh, "pg_hba_info")
+    assert not {"unreadable", "not_loaded"} & {finding["code"] for finding in info["lint"]}
+    os.utime(fresh.data / "names")
+    assert module.run(fresh, "pg_hba_info")["stale"] == [str(fresh.data / "names")]
+    administrator = {"type": "local", "databases": "all", "roles": "postgres", "method": "trust"}
+    mapped = {"databases": "shop", "roles": "app", "addresses": "127.0.0.0/8", "method": "cert", "options": {"map": "m2"}}
+    result = run(fresh, rules=[administrator, mapped], ident=None, allow_weak=True, check=True)
+    assert not result.get("failed"), result["msg"]
+
+
 def test_files_are_read_as_the_server_reads_them(fresh: Server) -> None:
     for name, content in hba_texts.FILES.items():
         (fresh.data / name).write_text(content, encoding="utf-8")

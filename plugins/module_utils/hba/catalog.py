@@ -22,6 +22,8 @@ _DATABASES = "SELECT datname FROM pg_catalog.pg_database"
 _MAY_READ_VERIFIERS = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
 _MD5 = "SELECT rolname FROM pg_catalog.pg_authid WHERE rolcanlogin AND rolpassword ~ '^md5'"
 
+_SUPERUSERS = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin"
+
 _OWN = """
 SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.host(pg_catalog.inet_client_addr()),
  COALESCE((SELECT s.ssl FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_catalog.pg_backend_pid()), false),
@@ -78,7 +80,11 @@ def read_state(database: Database, facts: ClusterFacts) -> State:
         raise BulwarkError(f'the role "{facts.role}" may not see the rules of this server: connect as a superuser')
     reader: Any = LocalFiles() if facts.local else ServerFiles(database)
     contents = read_rules(facts.hba_file, reader, facts.major)
-    mappings, wrong = read_mappings(facts.ident_file, reader)
+    maps = read_mappings(facts.ident_file, reader, facts.major)
+    own = [*contents.problems, *maps.problems]
+    # What only the server can tell, such as an expression that it does not take.
+    seen = {(each.file, each.line) for each in own}
+    theirs = [each for each in file_errors(database, facts) if (each.file, each.line) not in seen] if facts.superuser else []
     role, name, address, encrypted, gss = database.query(_OWN)[0]
     return State(
         major=facts.major,
@@ -87,10 +93,11 @@ def read_state(database: Database, facts: ClusterFacts) -> State:
         ssl=database.value("SELECT pg_catalog.current_setting('ssl')::bool"),
         authorities=database.value("SELECT pg_catalog.current_setting('ssl_ca_file') <> ''"),
         md5=frozenset(name for (name,) in database.query(_MD5)) if database.value(_MAY_READ_VERIFIERS) else frozenset(),
+        superusers=frozenset(name for (name,) in database.query(_SUPERUSERS)),
         rules=tuple(contents.rules),
-        problems=(*contents.problems, *wrong),
-        mappings=tuple(mappings),
-        stale=tuple(path for path in [*contents.files, facts.ident_file] if _is_newer(database, path, facts)),
+        problems=(*own, *theirs),
+        mappings=tuple(maps.mappings),
+        stale=tuple(path for path in [*contents.files, *maps.files] if _is_newer(database, path, facts)),
         loaded_at=str(database.value("SELECT pg_catalog.pg_conf_load_time()")),
         own=Question(role, name, address, encrypted, gss),
     )
@@ -112,6 +119,7 @@ def file_errors(database: Database, facts: ClusterFacts) -> list[Problem]:
     """What the server itself says of the files as they stand, before it is told to load them."""
     found = [Problem(file or facts.hba_file or "", line or 0, error) for file, line, error in database.query(_ERRORS[facts.major >= 16])]
     if facts.major >= 15:
-        statement = "SELECT line_number, error FROM pg_catalog.pg_ident_file_mappings WHERE error IS NOT NULL ORDER BY line_number"
-        found += [Problem(facts.ident_file or "", line or 0, error) for line, error in database.query(statement)]
+        file_name = "file_name" if facts.major >= 16 else "NULL"
+        statement = f"SELECT {file_name}, line_number, error FROM pg_catalog.pg_ident_file_mappings WHERE error IS NOT NULL ORDER BY 1, 2"
+        found += [Problem(file or facts.ident_file or "", line or 0, error) for file, line, error in database.query(statement)]
     return [each for each in found if not each.message.startswith(_HARMLESS)]

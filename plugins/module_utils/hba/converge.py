@@ -12,21 +12,20 @@ import pwd
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import BulwarkError
+from ..core.database import StatementError
+from ..core.errors import BulwarkError, Mistake, PolicyError
 from ..core.facts import read_facts
 from ..core.install import Installation, changed_files, install
 from ..core.plan import Change, Effect, Plan
 from .by_patroni import apply_patroni, check_patroni, plan_patroni
 from .catalog import file_errors, read_state
 from .lint import lint
-from .match import Answer, first_match
+from .match import Answer, first_match, is_expression, role_matches
 from .model import WITH_PASSWORD
 from .policy import Permissions, Policy, read_policy
 from .reconcile import mappings_text, rules_text, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..core.database import Database, Server
     from ..core.facts import ClusterFacts
     from ..core.patroni import Patroni
@@ -80,6 +79,7 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
         administrators = _administrators(state) if options.administrators is None else options.administrators
         policy = read_policy(document, ident, administrators, options.reject_rest, options.permissions, state, path_prefix)
         _check_own(policy, state, options)
+        _check_expressions(policy, state, database, path_prefix)
         if facts.patroni:
             check_patroni(policy, state, database)
     changes = _by_patroni(policy, state, options.patroni) if facts.patroni else _by_file(policy, state, facts)
@@ -87,6 +87,23 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
         section = f"reload: the server has not read {', '.join(state.stale)} since it was changed"
         changes = (Change("server", "", None, None, Effect.RELOAD, section),)
     return Planned(Plan(changes), facts, state, policy)
+
+
+def _check_expressions(policy: Policy, state: State, database: Database, path_prefix: str) -> None:
+    """Raises PolicyError for regular expressions that the server does not take, and for which it would load none of the rules."""
+    places = [(rule.path, token) for rule in policy.rules for token in (*rule.databases, *rule.roles) if is_expression(token, state.major)]
+    for mapping in policy.mappings or ():
+        users = [mapping.system_user] if mapping.system_user.text.startswith("/") else []
+        roles = [mapping.role] if is_expression(mapping.role, state.major) else []
+        places += [(f"ident.{mapping.map.text}", token) for token in (*users, *roles)]
+    mistakes = []
+    for place, token in places:
+        try:
+            database.query("SELECT '' ~ %(expression)s", {"expression": token.text[1:]})
+        except StatementError as error:
+            mistakes.append(Mistake(place, f"{token.text} is no expression: {error}"))
+    if mistakes:
+        raise PolicyError(mistakes, path_prefix)
 
 
 def _by_file(policy: Policy, state: State, facts: ClusterFacts) -> tuple[Change, ...]:
@@ -171,9 +188,17 @@ def _peer_fits(name: str | None, policy: Policy, state: State) -> bool:
     account, role = _account(), state.own.role
     if name is None:
         return account == role
-    mappings: Iterable[Any] = policy.mappings if policy.mappings is not None else state.mappings
-    # An expression is left to the server, and to the connection that is tried after the reload.
-    return any(each.map.text == name and (each.system_user.text == account or each.system_user.text.startswith("/")) for each in mappings)
+    groups = state.roles.get(role, frozenset()) | {role}
+    for each in policy.mappings if policy.mappings is not None else state.mappings:
+        # An expression is left to the server, and to the connection that is tried after the reload.
+        by_expression = each.system_user.text.startswith("/")
+        if each.map.text != name or not (each.system_user.text == account or by_expression):
+            continue
+        if (by_expression and r"\1" in each.role.text) or each.role.text == role:
+            return True
+        if state.major >= 16 and role_matches(each.role, role, groups, state.major) is not False:
+            return True
+    return False
 
 
 def apply(server: Server, planned: Planned, patroni: Patroni) -> None:

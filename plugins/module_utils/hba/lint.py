@@ -41,20 +41,23 @@ def lint(rules: Sequence[Rule], problems: Sequence[Problem], state: State) -> li
                 file=state.stale[0],
             )
         )
+    elif problems:
+        message = "the server goes on with the rules that it had before, since it loads no file with a line that it does not take"
+        found.append(Finding("not_loaded", "high", message, file=problems[0].file))
     coverage = Coverage(rules, state.major)
-    md5 = {name: coverage.takes(name, state.roles.get(name, frozenset())) for name in sorted(state.md5)}
+    taking = {name: coverage.takes(name, state.roles.get(name, frozenset())) for name in sorted(state.md5 | state.superusers)}
     for position, rule in enumerate(rules):
         above = coverage.first_above(position)
-        refused = [name for name, taking in md5.items() if coverage.is_first(position, taking)]
+        coming = frozenset(name for name, theirs in taking.items() if coverage.is_first(position, theirs))
         found += [
-            Finding(code, severity, message, str(rule), rule.file, rule.line)
-            for code, severity, message in _of(rule, above, refused, state)
+            Finding(code, severity, message, str(rule), rule.file, rule.line) for code, severity, message in _of(rule, above, coming, state)
         ]
     return found
 
 
-def _of(rule: Rule, above: Rule | None, md5: Sequence[str], state: State) -> Iterable[tuple[str, str, str]]:
-    """above: the rule that takes all its connections. md5: the roles with an MD5 verifier that come as far as this rule."""
+def _of(rule: Rule, above: Rule | None, coming: frozenset[str], state: State) -> Iterable[tuple[str, str, str]]:
+    """above: the rule that takes all its connections. coming: the roles, of those with an MD5 verifier and superusers, that it may take."""
+    md5, superusers = sorted(coming & state.md5), sorted(coming & state.superusers)
     yield from _missing(rule, state)
     if above is not None:
         yield "shadowed", "medium", f"no connection reaches it: line {above.line} takes them all ({above})"
@@ -66,17 +69,28 @@ def _of(rule: Rule, above: Rule | None, md5: Sequence[str], state: State) -> Ite
     if rule.type in ("host", "hostnossl", "hostnogssenc"):
         severity = "low" if rule.network is not None and rule.network.is_loopback else "high"
         yield "plain", severity, "takes connections without encryption; hostssl does not"
+    if rule.method == "ldap" and not _encrypts_ldap(rule):
+        yield "ldap_plain", "high", "sends the password in clear text to the LDAP server: ldaptls=1, or ldapscheme=ldaps"
     if rule.type == "hostssl" and not state.ssl:
         yield "ssl_off", "medium", "cannot match while the setting ssl is off"
     if (rule.method == "cert" or rule.option("clientcert")) and state.ssl and not state.authorities:
         yield "no_authority", "high", "checks client certificates, and the setting ssl_ca_file is empty: the server refuses every client"
     if md5 and rule.method == "scram-sha-256":
-        named = ", ".join(md5[:5]) + (f" and {len(md5) - 5} more" if len(md5) > 5 else "")
-        yield "md5_verifier", "high", f"refuses {named}, whose passwords are stored for md5: give them new ones"
+        yield "md5_verifier", "high", f"refuses {_shortened(md5)}, whose passwords are stored for md5: give them new ones"
     if _is_wide(rule):
         yield "wide", "medium", f"takes connections from {rule.address}: name the networks that the clients are in"
     if rule.type != "local" and any(token.keyword("all") for token in rule.databases) and any(token.keyword("all") for token in rule.roles):
         yield "everybody", "low", "is for each role in each database, superusers among them"
+    elif rule.type != "local" and superusers:
+        yield "superuser", "low", f"takes {_shortened(superusers)}, who may do everything: let superusers in through the Unix socket alone"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _encrypts_ldap(rule: Rule) -> bool:
+    return rule.option("ldaptls") == "1" or rule.option("ldapscheme") == "ldaps" or (rule.option("ldapurl") or "").startswith("ldaps:")
 
 
 def _is_wide(rule: Rule) -> bool:
@@ -90,21 +104,23 @@ def _is_wide(rule: Rule) -> bool:
 
 def _missing(rule: Rule, state: State) -> Iterable[tuple[str, str, str]]:
     for token in unknown_roles(rule, state):
-        yield "missing_role", "low", f'there is no role "{token.text.lstrip("+") if not token.quoted else token.text}"'
+        yield "missing_role", "low", f'there is no role "{role_name(token)}"'
     for token in unknown_databases(rule, state):
         yield "missing_database", "low", f'there is no database "{token.text}"'
 
 
 def unknown_roles(rule: Rule, state: State) -> list[Token]:
     """The roles of a rule that the server does not have."""
-    return [
-        token
-        for token in rule.roles
-        if not token.keyword("all") and not is_expression(token, state.major) and _role_name(token) not in state.roles
-    ]  # fmt: skip
+    return [token for token in rule.roles if is_unknown_role(token, state)]
 
 
-def _role_name(token: Token) -> str:
+def is_unknown_role(token: Token, state: State) -> bool:
+    """Whether a name of a rule, or of a line of pg_ident.conf, is that of no role."""
+    return not token.keyword("all") and not is_expression(token, state.major) and role_name(token) not in state.roles
+
+
+def role_name(token: Token) -> str:
+    """The name of a role or of the group that a word stands for."""
     return token.text[1:] if not token.quoted and token.text.startswith("+") else token.text
 
 

@@ -153,8 +153,8 @@ def _address_matches(address: Token, client: str) -> bool | None:
     if found is None:
         return _host_matches(address, client)
     if address.keyword("samehost") or address.keyword("samenet"):
-        # The server always has its loopback address, and nobody else's is one.
-        return True if found.is_loopback else None
+        # The server always has its loopback network and its first address, and nobody else's is one.
+        return True if str(found) in ("127.0.0.1", "::1") or (address.keyword("samenet") and found.is_loopback) else None
     network = network_of(address)
     if network is not None:
         return found in network

@@ -194,7 +194,7 @@ class State:
     """What the server has. roles: each with the roles that it is a member of. stale: files that were changed after the last reload.
 
     authorities: whether ssl_ca_file is set, by which client certificates are checked. md5: the login roles whose verifier is an MD5 one, as
-    far as it may be read.
+    far as it may be read. superusers: those that may log in.
     """
 
     major: int
@@ -203,6 +203,7 @@ class State:
     ssl: bool = True
     authorities: bool = True
     md5: frozenset[str] = frozenset()
+    superusers: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = ()
     problems: tuple[Problem, ...] = ()
     mappings: tuple[UserMapping, ...] = ()

@@ -14,7 +14,7 @@ from ..core.document import Node, quoted, text_problem, value_text
 from ..core.errors import Mistake, PolicyError, nearest
 from .coverage import Coverage
 from .grammar import Token
-from .lint import unknown_databases, unknown_roles
+from .lint import is_unknown_role, role_name, unknown_databases, unknown_roles
 from .match import is_expression
 from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping
 from .reading import as_ip, method_problem, options_problem
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _KEYS = ("type", "databases", "roles", "addresses", "method", "options", "comment", "replication")
 _DATABASE_WORDS = ("all", "sameuser", "samerole")
 _ADDRESS_WORDS = ("all", "samehost", "samenet")
-_HOST = re.compile(r"[.]?[\w-]+([.][\w-]+)*[.]?")  # a host's name, or the end of some
+# A host's name, or the end of some. Its last part holds a letter, unlike that of an address or a range of them.
+_HOST = re.compile(r"[.]?([\w-]+[.])*(?=[^.]*[a-z])[\w-]+[.]?", re.ASCII | re.IGNORECASE)
 _PLAIN = ("host", "hostnossl", "hostnogssenc")
 
 
@@ -64,7 +65,7 @@ def read_policy(
     """
     mistakes: list[Mistake] = []
     root = Node({"rules": document, "ident": ident}, "", mistakes, ["rules", "ident"])
-    mappings = None if ident is None else tuple(_mappings(root, mistakes))
+    mappings = None if ident is None else tuple(_mappings(root, mistakes, state))
     first = [
         Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators")
         for role in administrators
@@ -216,8 +217,10 @@ def _address(item: Any) -> tuple[str | None, Token]:
         return None, Token(item)
     host, slash, _length = item.partition("/")
     address = as_ip(host)
-    if address is None and not (_HOST.fullmatch(item) and not item.replace(".", "").isdigit()):
-        return f"{quoted(item)} is no address, network or host", Token("")
+    if address is None and not _HOST.fullmatch(item):
+        return f"{quoted(item)} is no address, network or host" + ("" if item.isascii() else "; write it in ASCII (xn--...)"), Token("")
+    if address is not None and not _is_full(host):
+        return f"{quoted(item)} is short for {address}, or has octal parts: write it in full", Token("")
     if address is None:
         return None, Token(item)
     if not slash:
@@ -235,6 +238,15 @@ def _address(item: Any) -> tuple[str | None, Token]:
         return f"{quoted(item)} is no network: the part after / is a number from 0 to {address.max_prefixlen}", Token("")
 
 
+def _is_full(host: str) -> bool:
+    """Whether an address is written in full, each part as a decimal number (or in IPv6)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _options(node: Node) -> Iterable[tuple[str, str]]:
     for name, value, path in node.mapping("options"):
         if isinstance(value, bool):
@@ -245,19 +257,34 @@ def _options(node: Node) -> Iterable[tuple[str, str]]:
             node.mistakes.append(Mistake(path, f"must be one line of text, not {value_text(value)}"))
 
 
-def _mappings(root: Node, mistakes: list[Mistake]) -> Iterable[UserMapping]:
+def _mappings(root: Node, mistakes: list[Mistake], state: State) -> Iterable[UserMapping]:
     for name, value, path in root.mapping("ident"):
         if not isinstance(value, (list, tuple)):
             mistakes.append(Mistake(path, f"must be a list of system_user and role, not {value_text(value)}"))
             continue
         for position, item in enumerate(value):
             node = Node(item, f"{path}[{position}]", mistakes, ("system_user", "role"))
-            user, role = node.text("system_user", _one_line), node.text("role", _one_line)
-            for key, text in (("system_user", user), ("role", role)):
-                if not text and node.sound:
+            user = node.text("system_user", _one_line)
+            for key in ("system_user", "role"):
+                if not node.raw(key) and node.sound:
                     node.mistake(key, "is missing")
-            if user and role:
-                yield UserMapping(Token(name, True), Token(user, True), Token(role, True))
+            role = _token(node.raw("role"), node.at("role"), ("all",), mistakes, state) if node.raw("role") else None
+            problem = None if role is None else _role_problem(role, user or "", state)
+            if problem:
+                node.mistake("role", problem)
+            elif user and role:
+                yield UserMapping(Token(name, True), Token(user, True), role)
+
+
+def _role_problem(role: Token, user: str, state: State) -> str | None:
+    """What is wrong with a role of pg_ident.conf, or None."""
+    if not role.quoted and (role.text == "all" or role.text.startswith("+")) and state.major < 16:
+        return f"PostgreSQL {state.major} takes {role.text} for a name here; the words came with 16"
+    if r"\1" in role.text and user.startswith("/"):
+        return None  # what the expression finds
+    return (
+        f"the server has no role {quoted(role_name(role))}{nearest(role_name(role), state.roles)}" if is_unknown_role(role, state) else None
+    )
 
 
 def _check_rules(
@@ -281,9 +308,11 @@ def _check_rules(
             mistakes.append(Mistake(rule.path, f"there is no map {quoted(wanted)} in ident{nearest(wanted, maps)}"))
         missing = [("role", token.text.lstrip("+"), set(state.roles)) for token in unknown_roles(rule, state)]
         missing += [("database", token.text, set(state.databases)) for token in unknown_databases(rule, state)]
-        mistakes.extend(
-            Mistake(rule.path, f"the server has no {kind} {quoted(name)}{nearest(name, known)}") for kind, name, known in missing
-        )
+        for kind, name, known in missing:
+            hint = nearest(name, known)
+            if (kind, name) == ("database", "replication"):
+                hint = "; for the connections of standbys and pg_basebackup, say replication: true instead of databases"
+            mistakes.append(Mistake(rule.path, f"the server has no {kind} {quoted(name)}{hint}"))
         above = coverage.first_above(position)
         if above is not None:
             mistakes.append(Mistake(rule.path, f"no connection would reach it: {path_prefix}{above.path} takes them all ({above})"))

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Callable, Protocol
 
 from ..core.errors import BulwarkError
 from .grammar import Line, Token, parse
@@ -54,52 +54,94 @@ class Reader(Protocol):
 
 @dataclass
 class RulesRead:
-    """What a file says, with everything that it includes. files: all that were read."""
+    """What a pg_hba.conf says, with everything that it includes. files: all that were read."""
 
     rules: list[Rule] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
 
+@dataclass
+class MappingsRead:
+    """What a pg_ident.conf says, with everything that it includes. files: all that were read."""
+
+    mappings: list[UserMapping] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+class _Recorder:
+    """A reader that keeps the names of the files that were there."""
+
+    def __init__(self, reader: Reader, files: list[str]) -> None:
+        self._files = files
+        self._reader = reader
+        self.names = reader.names
+
+    def text(self, path: str) -> str | None:
+        """The text of a file."""
+        text = self._reader.text(path)
+        if text is not None and path not in self._files:
+            self._files.append(path)
+        return text
+
+
 def read_rules(path: str, reader: Reader, major: int) -> RulesRead:
     """The rules in the order in which they count. A missing file is a problem of line 0."""
     contents = RulesRead()
-    _read(path, reader, major, contents, 0)
+
+    def take(line: Line, file: str) -> None:
+        contents.rules.append(rule_of(line, file, major))
+
+    _read(path, _Recorder(reader, contents.files), major, contents.problems, take)
     return contents
 
 
-def _read(path: str, reader: Reader, major: int, contents: RulesRead, depth: int) -> None:
+def read_mappings(path: str, reader: Reader, major: int) -> MappingsRead:
+    """The lines of pg_ident.conf in the order in which they count. Without the file there are none."""
+    contents = MappingsRead()
+
+    def take(line: Line, _file: str) -> None:
+        contents.mappings.append(_mapping_of(line))
+
+    if reader.text(path) is not None:
+        _read(path, _Recorder(reader, contents.files), major, contents.problems, take)
+    return contents
+
+
+def _read(path: str, reader: Reader, major: int, problems: list[Problem], take: Callable[[Line, str], None], depth: int = 0) -> None:
+    """Give each line to a function, those of included files in their place. take: its arguments are a line and its file."""
     text = reader.text(path)
     if text is None:
-        contents.problems.append(Problem(path, 0, "the file does not exist"))
+        problems.append(Problem(path, 0, "the file does not exist"))
         return
-    contents.files.append(path)
     for line in parse(text):
         try:
             expanded = with_files(line, path, reader)
-            if expanded.fields and not (major >= 16 and _include(expanded, path, reader, major, contents, depth)):
-                contents.rules.append(rule_of(expanded, path, major))
+            included = _included(expanded, path, reader, depth) if major >= 16 else None
+            for place in included or ():
+                _read(place, reader, major, problems, take, depth + 1)
+            if included is None and expanded.fields:
+                take(expanded, path)
         except (LineError, BulwarkError) as error:
-            contents.problems.append(Problem(path, line.number, str(error)))
+            problems.append(Problem(path, line.number, str(error)))
 
 
-def _include(line: Line, path: str, reader: Reader, major: int, contents: RulesRead, depth: int) -> bool:
-    """Whether the line was an include, which is then read."""
-    word = line.fields[0][0].text
-    if len(line.fields) != 2 or word not in ("include", "include_if_exists", "include_dir"):
-        return False
+def _included(line: Line, path: str, reader: Reader, depth: int) -> list[str] | None:
+    """The files that a line includes, None where it is no include."""
+    if len(line.fields) != 2 or line.fields[0][0].text not in ("include", "include_if_exists", "include_dir"):
+        return None
     if depth >= _DEPTH:
         raise LineError("files are included too deeply")
-    place = _beside(path, line.fields[1][0].text)
+    word, place = line.fields[0][0].text, _beside(path, line.fields[1][0].text)
     if word == "include_dir":
-        for name in sorted(reader.names(place)):
-            if name.endswith(".conf") and not name.startswith("."):
-                _read(os.path.join(place, name), reader, major, contents, depth + 1)
-    elif reader.text(place) is not None:
-        _read(place, reader, major, contents, depth + 1)
-    elif word == "include":
+        names = sorted(reader.names(place))
+        return [os.path.join(place, name) for name in names if name.endswith(".conf") and not name.startswith(".")]
+    if reader.text(place) is not None:
+        return [place]
+    if word == "include":
         raise LineError(f'could not open file "{place}"')
-    return True
+    return []
 
 
 def _beside(path: str, name: str) -> str:
@@ -236,14 +278,7 @@ def options_problem(kind: str, method: str, options: tuple[tuple[str, str], ...]
     return f'authentication method "{method}" requires argument "{missing[0]}" to be set' if missing else None
 
 
-def read_mappings(path: str, reader: Reader) -> tuple[list[UserMapping], list[Problem]]:
-    """The lines of pg_ident.conf."""
-    found, problems = [], []
-    for line in parse(reader.text(path) or ""):
-        try:
-            fields = list(with_files(line, path, reader).fields)
-            name, user, role = (_single(fields, what) for what in ("map name", "system user name", "database role"))
-            found.append(UserMapping(name, user, role, line=line.number))
-        except LineError as error:
-            problems.append(Problem(path, line.number, str(error)))
-    return found, problems
+def _mapping_of(line: Line) -> UserMapping:
+    fields = list(line.fields)
+    name, user, role = (_single(fields, what) for what in ("map name", "system user name", "database role"))
+    return UserMapping(name, user, role, line=line.number)

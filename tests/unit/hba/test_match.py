@@ -89,6 +89,7 @@ def test_what_only_the_server_can_tell_is_said() -> None:
     assert answer.rule.line == 3
     loopback = first_match(rules("host all all samehost md5"), Question("app", "shop", "127.0.0.1"), {}, 18)
     assert (loopback.maybe, loopback.allowed) == ((), True)
+    assert len(first_match(rules("host all all samehost md5"), Question("app", "shop", "127.0.0.5"), {}, 18).maybe) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,12 @@ DATABASES = frozenset({"postgres", "template1", "shop"})
         ({"roles": "app", "databases": ["shop", "shpo"], "addresses": "samenet"}, "pg_hba_rules[1]", 'has no database "shpo"'),
         ({"roles": "app", "databases": "shop", "addresses": "10.1.2.3/8"}, "pg_hba_rules[1].addresses", "did you mean 10.0.0.0/8"),
         ({"roles": "app", "databases": "shop", "addresses": ["samenet", "10.0.0.0/40"]}, "pg_hba_rules[1].addresses[1]", "from 0 to 32"),
+        ({"roles": "app", "databases": "shop", "addresses": "010.1.2.3"}, "pg_hba_rules[1].addresses", "octal"),
+        ({"roles": "app", "databases": "shop", "addresses": "10.1/16"}, "pg_hba_rules[1].addresses", "is short for 10.0.0.1"),
+        ({"roles": "app", "databases": "shop", "addresses": "10.0.0.300"}, "pg_hba_rules[1].addresses", "is no address"),
+        ({"roles": "app", "databases": "shop", "addresses": "10.0.0.1-10.0.0.9"}, "pg_hba_rules[1].addresses", "is no address"),
+        ({"roles": "app", "databases": "shop", "addresses": "münchen.example"}, "pg_hba_rules[1].addresses", "xn--"),
+        ({"roles": "app", "databases": "replication", "addresses": "samenet"}, "pg_hba_rules[1]", "replication: true"),
         ({"roles": "app", "databases": "shop"}, "pg_hba_rules[1].addresses", "is missing"),
         ({"roles": "app", "databases": "shop", "addresses": []}, "pg_hba_rules[1].addresses", "is empty"),
         ({"roles": "app", "addresses": "samenet"}, "pg_hba_rules[1].databases", "is missing"),
@@ -52,3 +58,32 @@ def test_a_mistake_is_told_with_its_place(rule: Any, place: str, message: str) -
             read_policy([ADMINISTRATOR, rule], IDENT, (), True, Permissions(), state, "pg_hba_")
         told = {mistake.path: mistake.message for mistake in caught.value.mistakes}
         assert message in told[place]
+
+
+@pytest.mark.parametrize(
+    ("user", "role", "major", "message"),
+    [
+        ("bob", "ap", 18, 'the server has no role "ap" (did you mean "app"?)'),
+        ("bob", "+ghosts", 18, 'the server has no role "ghosts"'),
+        ("bob", "all", 15, "PostgreSQL 15 takes all for a name here"),
+        ("bob", "+team", 15, "PostgreSQL 15 takes +team for a name here"),
+        ("bob", "/^a", 15, "takes no expressions here"),
+        ("bob", r"\1", 18, "the server has no role"),
+        ("bob", None, 18, "is missing"),
+    ],
+)
+def test_a_role_of_a_map_that_can_never_match_is_told(user: str, role: str | None, major: int, message: str) -> None:
+    state = State(major, {name: frozenset(groups) for name, groups in ROLES.items()}, DATABASES)
+    with pytest.raises(PolicyError) as caught:
+        read_policy([ADMINISTRATOR], {**IDENT, "m": [{"system_user": user, "role": role}]}, (), True, Permissions(), state, "pg_hba_")
+    assert [(mistake.path, message in mistake.message) for mistake in caught.value.mistakes] == [("pg_hba_ident.m[0].role", True)]
+
+
+def test_words_of_maps_are_words_and_names_are_names() -> None:
+    state = State(18, {name: frozenset(groups) for name, groups in [*ROLES.items(), ("all", {"all"})]}, DATABASES)
+    roles: list[Any] = ["all", "+team", {"name": "all"}, "app", "/^a"]
+    users = [{"system_user": "bob", "role": role} for role in roles]
+    users.append({"system_user": "/^(.*)$", "role": r"\1"})
+    policy = read_policy([ADMINISTRATOR], {**IDENT, "m": users}, (), True, Permissions(), state, "pg_hba_")
+    written = [str(mapping).split(" ")[2] for mapping in policy.mappings or () if mapping.map.text == "m"]
+    assert written == ["all", "+team", '"all"', "app", '"/^a"', r'"\1"']
