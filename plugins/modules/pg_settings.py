@@ -71,6 +71,14 @@ options:
     type: str
     choices: [refuse, reset]
     default: refuse
+  declared_roles:
+    description:
+      - Roles whose settings another policy keeps, such as that of M(bulwark.postgresql.pg_access).
+      - The limits of time of O(baseline) are not for login roles that are superusers or have REPLICATION. Each of them gets V(0) by
+        ALTER ROLE where it has no value of its own. For these roles there is a warning instead.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: bulwark.postgresql.pg_cluster_info
   - name: Server Configuration
@@ -116,6 +124,12 @@ reset:
   type: list
   elements: str
   sample: []
+unlimited:
+  description: The roles that got V(0) in place of a limit of time of the baseline.
+  returned: success
+  type: list
+  elements: str
+  sample: [postgres]
 unknown:
   description: Optional settings that this version does not know.
   returned: success
@@ -202,6 +216,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "default": "bulwark"},
     "method": {"type": "str", "choices": ["auto", "file", "alter_system", "patroni"], "default": "auto"},
     "overrides": {"type": "str", "choices": ["refuse", "reset"], "default": "refuse"},
+    "declared_roles": {"type": "list", "elements": "str", "default": []},
     **POLICY_OPTIONS,
     **PATRONI_OPTIONS,
 }
@@ -211,7 +226,13 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
     patroni = patroni_of(params)
-    options = Options(method=params["method"], overrides=params["overrides"], name=params["name"], patroni=patroni)
+    options = Options(
+        method=params["method"],
+        overrides=params["overrides"],
+        name=params["name"],
+        declared_roles=tuple(params["declared_roles"]),
+        patroni=patroni,
+    )
     try:
         planned = plan(server, params["settings"], params["baseline"], options, params["path_prefix"])
     except OutOfReachError as error:
@@ -226,6 +247,8 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
             "pending_restart": [],
         }
     changed = bool(planned.plan)
+    for warning in planned.warnings:
+        module.warn(warning)
 
     def run_command(command: list[str]) -> tuple[int, str]:
         code, _output, error = module.run_command(command, cwd="/")
@@ -242,6 +265,8 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         if changed
         else "Everything is as declared"
     )
+    if planned.unlimited:
+        done += f"; no limits of time for {', '.join(planned.unlimited)}"
     if planned.plan.of(Effect.RELOAD):
         done = "The server would load its settings" if module.check_mode else "The server has loaded its settings"
     waits = f"; waiting for a restart: {', '.join(pending)}" if pending else ""
@@ -253,6 +278,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         "diff": {"prepared": planned.plan.diff()},
         "file": planned.file,
         "method": planned.method,
+        "unlimited": list(planned.unlimited),
         "reset": [each.object for each in planned.plan.of(Effect.RESET)],
         "unknown": list(planned.policy.skipped),
         "pending_restart": list(pending),

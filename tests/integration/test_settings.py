@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -26,7 +27,7 @@ def fresh(mine: Server) -> Server:
     """The server without anything that an earlier test has set."""
     (mine.data / "conf.d" / "bulwark.conf").unlink(missing_ok=True)
     mine.psql("ALTER SYSTEM RESET ALL")
-    mine.psql("SELECT pg_reload_conf(), pg_sleep(0.1)")
+    mine.psql("ALTER ROLE postgres RESET ALL; SELECT pg_reload_conf(), pg_sleep(0.1)")
     if mine.psql("SELECT count(*) FROM pg_settings WHERE pending_restart") != "0":
         mine.restart()
     return mine
@@ -58,7 +59,7 @@ def test_the_baseline_holds_on_every_major(fresh: Server) -> None:
     wanted = {
         "log_disconnections": "on",
         "log_connections": "receipt, authentication, authorization" if fresh.major >= 18 else "on",
-        "lock_timeout": "10min",
+        "log_lock_waits": "on",
         "work_mem": "64MB",
         "statement_timeout": "0",
         "max_slot_wal_keep_size": "64GB",
@@ -70,6 +71,50 @@ def test_the_baseline_holds_on_every_major(fresh: Server) -> None:
     assert "CIS 17/18 3.1.20" in text
     assert ("scram_iterations" in text) is (fresh.major >= 16)
     assert stat.S_IMODE((fresh.data / "conf.d" / "bulwark.conf").stat().st_mode) == 0o600
+
+
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+
+
+def limits(server: Server, user: str) -> list[str]:
+    """The limits of a role's new session."""
+    with contextlib.closing(psycopg2.connect(server.conninfo(user=user))) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in LIMITS))
+        found = cursor.fetchone()
+    return list(found or ())
+
+
+def test_the_limits_of_the_baseline_are_not_for_those_who_maintain_and_replicate(fresh: Server) -> None:
+    fresh.psql("CREATE ROLE app LOGIN; CREATE ROLE replicator LOGIN REPLICATION; CREATE ROLE declared LOGIN REPLICATION; CREATE ROLE own LOGIN SUPERUSER")
+    try:
+        fresh.psql("ALTER ROLE own SET statement_timeout = '1d'")
+        done = applied(fresh, baseline="default", declared_roles=["declared"])
+        assert done["unlimited"] == ["own", "postgres", "replicator"]
+        assert "replicator: no lock_timeout (replication)" in done["diff"]["prepared"]
+        assert {user: limits(fresh, user) for user in ("app", "replicator", "postgres", "own", "declared")} == {
+            **{key: ["4h", "10min", "10min"] for key in ("app", "declared")},
+            **{key: ["0", "0", "0"] for key in ("replicator", "postgres")},
+            "own": ["1d", "0", "0"],
+        }
+        warnings = str(run(fresh, baseline="default", declared_roles=["declared"])["warnings"])
+        assert 'the role "declared" (replication) is under' in warnings
+        assert "statement_timeout: 0" in warnings
+        fresh.psql("ALTER ROLE replicator RESET ALL")
+        assert run(fresh, settings={"statement_timeout": "1h"}, check=True)["unlimited"] == []  # what the policy itself says is for all
+    finally:
+        fresh.psql("DROP ROLE app; DROP ROLE replicator; DROP ROLE declared; DROP ROLE own")
+
+
+def test_a_limit_that_would_cost_replication_slots_is_refused(fresh: Server) -> None:
+    fresh.psql("SELECT pg_create_physical_replication_slot('standby', true), pg_create_physical_replication_slot('idle')")
+    try:
+        fresh.psql("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 4)")
+        message = refused(fresh, settings={"max_slot_wal_keep_size": "2MB"}, path_prefix="pg_server_")
+        assert "pg_server_settings.max_slot_wal_keep_size: 2 MB are less than what replication slots hold now: standby (" in message
+        assert "idle" not in message
+        applied(fresh, settings={"max_slot_wal_keep_size": "1GB"})
+    finally:
+        fresh.psql("SELECT pg_drop_replication_slot('standby'), pg_drop_replication_slot('idle')")
 
 
 def test_the_server_starts_and_dumps_with_the_baseline(fresh: Server) -> None:
@@ -156,6 +201,30 @@ def test_a_leftover_of_alter_system_is_named_then_reset(fresh: Server) -> None:
     assert fresh.psql("SHOW work_mem") == "64MB"
 
 
+def test_a_library_of_alter_system_is_not_lost_by_a_reset(fresh: Server) -> None:
+    wanted = {"shared_preload_libraries": ["auto_explain"]}
+    fresh.psql("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+    assert "name pg_stat_statements in the policy" in refused(fresh, settings=wanted, overrides="reset")
+    both = {"shared_preload_libraries": ["auto_explain", "pg_stat_statements"]}
+    assert applied(fresh, settings=both, overrides="reset")["reset"] == ["shared_preload_libraries"]
+    fresh.psql("ALTER SYSTEM SET shared_preload_libraries = ''")
+    applied(fresh, settings=wanted, overrides="reset")
+    fresh.restart()
+    assert fresh.psql("SHOW shared_preload_libraries") == "auto_explain"
+
+
+def test_where_alter_system_is_switched_off_its_lines_are_named(fresh: Server) -> None:
+    if fresh.major < 17:
+        return
+    fresh.psql("ALTER SYSTEM SET work_mem = '1MB'")
+    applied(fresh, settings={"allow_alter_system": False})
+    message = refused(fresh, settings={"work_mem": "64MB", "allow_alter_system": False}, overrides="reset")
+    assert "work_mem = 1MB in " in message
+    assert "remove that line" in message
+    assert "allow_alter_system is off" in refused(fresh, settings={"work_mem": "64MB"}, method="alter_system")
+    applied(fresh, settings={"work_mem": "1MB"})
+
+
 def test_a_later_file_is_named(fresh: Server) -> None:
     applied(fresh, settings={"work_mem": "8MB"})
     later = fresh.data / "conf.d" / "tuning.conf"
@@ -200,8 +269,8 @@ def test_sessions_go_on(fresh: Server) -> None:
     try:
         applied(fresh, baseline="default")
         with connection.cursor() as cursor:
-            cursor.execute("SHOW lock_timeout")
-            assert cursor.fetchone() == ("10min",)
+            cursor.execute("SHOW log_lock_waits")
+            assert cursor.fetchone() == ("on",)
     finally:
         connection.close()
 

@@ -92,7 +92,7 @@ BASELINE: tuple[BaselineEntry, ...] = (
     BaselineEntry("debug_pretty_print", "on", "readable where somebody turns them on", _cis("3.1.19")),
     # Sessions that do not end
     BaselineEntry(
-        "statement_timeout", "4h", "a runaway statement ends; pg_dump turns it off for itself, roles may have their own", _stig("004700")
+        "statement_timeout", "4h", "a runaway statement ends; not for superusers and replication, roles may have their own", _stig("004700")
     ),
     BaselineEntry("lock_timeout", "10min", "a statement that waits for a lock blocks those behind it", _stig("004700")),
     BaselineEntry(
@@ -108,6 +108,18 @@ BASELINE: tuple[BaselineEntry, ...] = (
     BaselineEntry("standard_conforming_strings", "on", "a backslash in a string is a backslash", _stig("005700")),
     BaselineEntry("backslash_quote", "safe_encoding", "no quoting tricks in unsafe encodings", _stig("005700")),
     BaselineEntry("lo_compat_privileges", "off", "large objects have privileges", _stig("006700")),
+    # What nobody turns on but to mend or to measure something, and then forgets
+    BaselineEntry("fsync", "on", "what is committed survives a crash of the host", _cis("6.4")),
+    BaselineEntry("full_page_writes", "on", "a page that was half written is mended after a crash", _cis("6.4")),
+    BaselineEntry("gss_accept_delegation", "off", "clients' Kerberos credentials stay theirs", _cis("6.4"), since=16),
+    BaselineEntry("ignore_system_indexes", "off", "system catalogs are read by their indexes", _cis("6.2")),
+    BaselineEntry("allow_system_table_mods", "off", "system catalogs are nobody's to write", _cis("6.5")),
+    BaselineEntry("ignore_checksum_failure", "off", "a damaged page is an error", _cis("6.5")),
+    BaselineEntry("zero_damaged_pages", "off", "a damaged page is an error, not an empty page", _cis("6.5")),
+    BaselineEntry("log_statement_stats", "off", "no statistics of each statement in the log", _cis("6.5")),
+    BaselineEntry("log_parser_stats", "off", "no statistics of each statement in the log", _cis("6.5")),
+    BaselineEntry("log_planner_stats", "off", "no statistics of each statement in the log", _cis("6.5")),
+    BaselineEntry("log_executor_stats", "off", "no statistics of each statement in the log", _cis("6.5")),
     # The disk
     BaselineEntry("max_slot_wal_keep_size", "64GB", "a replication slot that nobody reads does not fill the disk"),
 )

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import BulwarkError
+from ..core.errors import BulwarkError, PolicyError
 from ..core.facts import read_facts
 from ..core.files import make_directory, read_text, remove
 from ..core.install import FileText, Installation, Statement, changed_files, check_writable, install
@@ -17,14 +17,17 @@ from ..core.plan import Change, Effect, Plan
 from ..core.statements import compose, identifier, listed, literal
 from .by_patroni import apply_patroni, plan_patroni
 from .catalog import read_entries, read_state
+from .limits import plan_unlimited, slot_mistakes
 from .policy import read_policy
 from .reconcile import (
+    AUTO,
     INCLUDE,
     Override,
     ParameterChange,
     file_changes,
     file_text,
     include_directory,
+    lost_libraries,
     merged,
     not_in_force,
     overrides,
@@ -55,17 +58,24 @@ class OutOfReachError(BulwarkError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to apply. method: auto, file, alter_system or patroni. overrides: refuse or reset. name: of the file, without its ending."""
+    """How to apply. method: auto, file, alter_system or patroni. overrides: refuse or reset. name: of the file, without its ending.
+
+    declared_roles: those whose settings another policy keeps.
+    """
 
     patroni: Patroni
     method: str = "auto"
     overrides: str = "refuse"
     name: str = "bulwark"
+    declared_roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan, and what it was made from. file: the file that holds the settings, None where none of ours does."""
+    """The plan, and what it was made from.
+
+    file: the file that holds the settings, None where none of ours does. unlimited: roles that the limits of time are not for any more.
+    """
 
     plan: Plan
     method: str
@@ -73,6 +83,8 @@ class Planned:
     state: State
     facts: ClusterFacts
     file: str | None = None
+    unlimited: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> tuple[ParameterChange, ...]:
@@ -96,8 +108,18 @@ def plan(server: Server, document: Any, baseline: str, options: Options, path_pr
     with server.connect() as database:
         facts = read_facts(database)
         state = read_state(database, facts)
-    method = _method(options.method, facts)
-    policy = read_policy(document, baseline, state, path_prefix)
+        method = _method(options.method, facts)
+        policy = read_policy(document, baseline, state, path_prefix)
+        mistakes = slot_mistakes(database, policy, state)
+        if mistakes:
+            raise PolicyError(mistakes, path_prefix)
+        unlimited, warnings = (Plan(), []) if facts.in_recovery else plan_unlimited(database, policy, options.declared_roles)
+    planned = _plan_by(method, policy, state, facts, options, path_prefix)
+    roles = tuple(dict.fromkeys(change.object for change in unlimited.changes))
+    return replace(planned, plan=planned.plan + unlimited, unlimited=roles, warnings=tuple(warnings))
+
+
+def _plan_by(method: str, policy: Policy, state: State, facts: ClusterFacts, options: Options, path_prefix: str) -> Planned:
     if method == "patroni":
         policy, changes = plan_patroni(policy, state, options.name, options.patroni, path_prefix)
         return Planned(changes, method, policy, state, facts)
@@ -136,12 +158,16 @@ def _plan_file(policy: Policy, state: State, facts: ClusterFacts, options: Optio
         directory = os.path.join(os.path.dirname(config), "conf.d")
         texts[config] = text + ("" if text.endswith("\n") or not text else "\n") + INCLUDE
     file = os.path.join(directory, f"{options.name}.conf")
-    policy = replace(policy, wanted=tuple(merged(wanted, state, file) for wanted in policy.wanted))
+    allowed = _may_alter_system(state)
+    resets = options.overrides == "reset" and allowed
+    ours = {file, _auto_file(state)} if resets else {file}
+    remedies = lost_libraries(policy, state, file) if resets else []
+    policy = replace(policy, wanted=tuple(merged(wanted, state, ours) for wanted in policy.wanted))
     found = overrides(policy, state, file, config, line)
-    blocking = [each for each in found if options.overrides != "reset" or not each.by_alter_system]
-    if blocking:
-        remedies = "\n".join(f"  - {each.remedy()}" for each in blocking)
-        raise BulwarkError(f"these are read after {file} and override the policy; nothing was changed:\n{remedies}")
+    remedies += [each.remedy(allowed) for each in found if not (resets and each.by_alter_system)]
+    if remedies:
+        remedies = [f"  - {each}" for each in remedies]
+        raise BulwarkError(f"these are read after {file} and override the policy; nothing was changed:\n" + "\n".join(remedies))
     files = changed_files({**texts, file: file_text(policy)})
     if not os.path.isdir(directory):
         check_writable(config)
@@ -169,8 +195,10 @@ def _reload(stale: Iterable[str]) -> Plan:
 
 
 def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Planned:
-    auto = next((entry.file for entry in state.entries if os.path.basename(entry.file) == "postgresql.auto.conf"), "")
-    policy = replace(policy, wanted=tuple(merged(wanted, state, auto) for wanted in policy.wanted))
+    if not _may_alter_system(state):
+        raise OutOfReachError("allow_alter_system is off on this server: run this on its host, as its account, or switch it on there")
+    auto = _auto_file(state)
+    policy = replace(policy, wanted=tuple(merged(wanted, state, {auto}) for wanted in policy.wanted))
     _check_empty(policy, state, auto)
     set_before = {entry.name: entry.value for entry in state.entries if entry.file == auto}
     changed: list[Change] = []
@@ -184,6 +212,17 @@ def _plan_alter_system(policy: Policy, state: State, facts: ClusterFacts) -> Pla
             changed.append(replace(change, statement=Statement(_set(name, wanted.value), undo)))
     plan = Plan(tuple(changed)).under("settings by ALTER SYSTEM") or _reload(not_in_force(policy, state))
     return Planned(plan, "alter_system", policy, state, facts)
+
+
+def _may_alter_system(state: State) -> bool:
+    """Whether the server takes ALTER SYSTEM, which it may be told not to from PostgreSQL 17 on."""
+    found = state.definitions.get("allow_alter_system")
+    return found is None or found.setting == "on"
+
+
+def _auto_file(state: State) -> str:
+    """The file of ALTER SYSTEM, empty where it holds nothing."""
+    return next((entry.file for entry in state.entries if os.path.basename(entry.file) == AUTO), "")
 
 
 def _check_empty(policy: Policy, state: State, auto: str) -> None:
@@ -201,8 +240,11 @@ def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Pa
     """Do it. Raises BulwarkError; the files and the settings are then as they were."""
     check_start(planned, run_command)
     if planned.method == "patroni":
+        statements = [step for step in planned.plan.steps if isinstance(step, Statement)]
         for patch in planned.plan.steps:
-            apply_patroni(server, patroni, patch, planned.policy, planned.facts)
+            if patch not in statements:
+                apply_patroni(server, patroni, patch, planned.policy, planned.facts)
+        install(server, Installation(statements, lambda: None, _AS_BEFORE, loads=False))
     elif planned.method == "alter_system":
         install(server, Installation(planned.plan.steps, lambda: _verify(server, planned), _AS_BEFORE))
     else:

@@ -29,8 +29,9 @@ def read_policy(document: object, baseline: str, state: State, path_prefix: str 
     mistakes: list[Mistake] = []
     wanted: dict[str, Setting] = {}
     if baseline == "default":
+        loaded = {*state.loaded, *_libraries(document)}
         for entry in BASELINE:
-            if entry.since <= state.major <= entry.until and (entry.only_with is None or entry.only_with in state.loaded):
+            if entry.since <= state.major <= entry.until and (entry.only_with is None or entry.only_with in loaded):
                 wanted[entry.name] = Setting(
                     entry.name, entry.value, f"baseline.{entry.name}", entry.optional, entry.reason, entry.controls
                 )
@@ -47,6 +48,14 @@ def read_policy(document: object, baseline: str, state: State, path_prefix: str 
         raise PolicyError(mistakes, path_prefix)
     skipped = sorted(set(wanted) - {each.name for each in kept})
     return Policy(tuple(sorted(kept, key=lambda each: each.name)), tuple(skipped))
+
+
+def _libraries(document: object) -> tuple[str, ...]:
+    """Those that the document loads at the next start."""
+    value = document.get("shared_preload_libraries") if isinstance(document, Mapping) else None
+    value = value.get("value") if isinstance(value, Mapping) else value
+    found = split_setting("shared_preload_libraries", value) if isinstance(value, str) else value
+    return tuple(str(each) for each in found) if isinstance(found, (list, tuple)) else ()
 
 
 def _wanted(name: str, value: Any, path: str, mistakes: list[Mistake]) -> Setting | None:

@@ -14,9 +14,13 @@ from ..core.plan import Change, Effect
 from .values import as_text, in_file, readable, same
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from .model import Definition, Entry, Policy, Setting, State, Value
 
 # Whoever wants one more library does not want the others gone.
+AUTO = "postgresql.auto.conf"  # what ALTER SYSTEM writes
+
 _MERGED = frozenset({"shared_preload_libraries"})
 
 # A session has these from somewhere nearer than any file.
@@ -70,13 +74,13 @@ class Override:
     @property
     def by_alter_system(self) -> bool:
         """Whether ALTER SYSTEM RESET removes it."""
-        return self.entry is not None and os.path.basename(self.entry.file) == "postgresql.auto.conf"
+        return self.entry is not None and os.path.basename(self.entry.file) == AUTO
 
-    def remedy(self) -> str:
-        """Where it is, and how it goes away."""
+    def remedy(self, may_reset: bool) -> str:
+        """Where it is, and how it goes away. may_reset: whether ALTER SYSTEM is allowed."""
         if self.entry is None:
             return f"{self.name} = {self.value} on the server's command line: take it out of what starts the server"
-        way = f"ALTER SYSTEM RESET {self.name}, or set overrides: reset" if self.by_alter_system else "remove that line"
+        way = f"ALTER SYSTEM RESET {self.name}, or set overrides: reset" if self.by_alter_system and may_reset else "remove that line"
         return f"{self.name} = {self.value} in {self.entry.file} line {self.entry.line}: {way}"
 
 
@@ -89,18 +93,40 @@ def include_directory(config_file: str, text: str) -> tuple[str | None, int]:
     return os.path.join(os.path.dirname(config_file), directory), text.count("\n", 0, found[-1].end()) + 1
 
 
-def merged(wanted: Setting, state: State, ours: str) -> Setting:
-    """The parameter with the elements that other files already give it in front of its own."""
+def merged(wanted: Setting, state: State, ours: Container[str]) -> Setting:
+    """The parameter with the elements that files of others already give it in front of its own."""
     if wanted.name not in _MERGED:
         return wanted
-    theirs: Value = ""
-    for entry in state.entries:
-        if entry.name == wanted.name and entry.file != ours:
-            theirs = entry.value
-    already = split_setting(wanted.name, theirs if isinstance(theirs, str) else "")
-    own = wanted.value if isinstance(wanted.value, tuple) else (wanted.value,)
-    first = already if isinstance(already, tuple) else ()
-    return replace(wanted, value=(*first, *(item for item in own if item not in first)))
+    first = _elements(
+        wanted.name, next((each.value for each in reversed(state.entries) if each.name == wanted.name and each.file not in ours), "")
+    )
+    return replace(wanted, value=(*first, *(item for item in _own(wanted) if item not in first)))
+
+
+def _elements(name: str, text: str) -> tuple[str, ...]:
+    found = split_setting(name, text)
+    return tuple(each for each in found if each) if isinstance(found, tuple) else ()  # ALTER SYSTEM writes no element as an empty one
+
+
+def _own(wanted: Setting) -> tuple[str, ...]:
+    return wanted.value if isinstance(wanted.value, tuple) else (wanted.value,)
+
+
+def lost_libraries(policy: Policy, state: State, ours: str) -> list[str]:
+    """What nobody would load any more where ALTER SYSTEM is reset: no other file does, and neither does the policy."""
+    found = []
+    for wanted in policy.wanted:
+        last = next((each for each in reversed(state.entries) if each.name == wanted.name and os.path.basename(each.file) == AUTO), None)
+        if last is None or wanted.name not in _MERGED:
+            continue
+        kept = merged(wanted, state, {ours, last.file}).value
+        lost = [each for each in _elements(wanted.name, last.value) if each not in kept]
+        if lost:
+            place = f"{last.file} line {last.line}"
+            found.append(
+                f"{wanted.name} = {last.value} in {place}: name {', '.join(lost)} in the policy, or ALTER SYSTEM RESET {wanted.name}"
+            )
+    return found
 
 
 def file_text(policy: Policy) -> str:
@@ -190,7 +216,7 @@ def overrides(policy: Policy, state: State, ours: str, config_file: str, include
 def _later(entry: Entry, ours: str, last: int | None, config_file: str, include_line: int) -> bool:
     if last is not None:
         return entry.order > last
-    if os.path.basename(entry.file) == "postgresql.auto.conf":
+    if os.path.basename(entry.file) == AUTO:
         return True
     if entry.file == config_file:
         return 0 < include_line < entry.line

@@ -113,7 +113,7 @@ def entry(name: str, value: str, file: str = CONFIG, line: int = 1, order: int =
 def test_libraries_of_other_files_stay() -> None:
     state = State(15, DEFINITIONS, (entry("shared_preload_libraries", "citus, auto_explain"), entry("shared_preload_libraries", "gone", OURS)))
     wanted = Setting("shared_preload_libraries", ("auto_explain", "pg_stat_statements"), "x")
-    assert merged(wanted, state, OURS).value == ("citus", "auto_explain", "pg_stat_statements")
+    assert merged(wanted, state, {OURS}).value == ("citus", "auto_explain", "pg_stat_statements")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_is_read_later_overrides(other: Entry, wins: bool) -> None:
 def test_the_command_line_overrides() -> None:
     started = {**DEFINITIONS, "work_mem": Definition("work_mem", "integer", "user", "1024", "kB", 64, 2147483647, source="command line")}
     (found,) = overrides(read({"work_mem": "64MB"}), State(15, started), OURS, CONFIG, 50)
-    assert "command line" in found.remedy()
+    assert "command line" in found.remedy(True)
     assert not found.by_alter_system
 
 
@@ -165,3 +165,10 @@ def test_the_file() -> None:
 )
 def test_the_directory_that_is_included(text: str, directory: str | None, line: int) -> None:
     assert include_directory(CONFIG, text) == (directory, line)
+
+
+def test_pgaudit_is_configured_with_the_start_that_loads_it() -> None:
+    names = ["shared_preload_libraries", *(entry.name for entry in BASELINE)]
+    state = State(15, {name: Definition(name, "string", "user", "") for name in names}, libraries=("pgaudit",))
+    names = {each.name for each in read_policy({"shared_preload_libraries": ["pgaudit"]}, "default", state).wanted}
+    assert "pgaudit.log" in names
