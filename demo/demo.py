@@ -126,7 +126,7 @@ SETTINGS = {
     "log_disconnections": "on",
     "password_encryption": "scram-sha-256",
     "scram_iterations": "15000",
-    "idle_in_transaction_session_timeout": "10min",
+    "client_connection_check_interval": "10s",
     "max_slot_wal_keep_size": "64GB",
     "work_mem": "8MB",
 }

@@ -129,7 +129,7 @@ def refusal(act: Callable[..., Result], snapshot: Callable[[], object], *, patie
     before = snapshot()
     result = act()
     assert result.get("failed"), result
-    assert _equal(snapshot, before, patience)
+    assert _equal(snapshot, before, patience), (result["msg"], before, snapshot())
     return str(result["msg"])
 
 

@@ -192,6 +192,7 @@ def test_rules_that_lock_out_patroni_are_refused(cluster: patroni.Cluster) -> No
 
 @pytest.mark.parametrize("settings", [{"local_preload_libraries": ["nosuch"]}, {"statement_timeout": "1ms"}], ids=["no library", "a timeout"])
 def test_settings_that_keep_sessions_out_are_taken_back(cluster: patroni.Cluster, settings: dict[str, Any]) -> None:
+    cluster.psql("ALTER ROLE postgres RESET ALL")  # a limit of its own would go before the server's
     assert "as it was" in refused(cluster, settings=settings)
     deadline = time.monotonic() + 15
     while True:

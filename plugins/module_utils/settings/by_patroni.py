@@ -75,7 +75,14 @@ def plan_patroni(policy: Policy, state: State, name: str, patroni: Patroni, path
     values = {each.name: as_text(each.name, each.value) for each in policy.wanted}
     changed = {each.object: values.get(each.object) for each in found}
     patch = {"postgresql": {"parameters": changed}, _KEY: {name: names or None}}
-    undo = {"postgresql": {"parameters": {each: there.get(each) for each in changed}}, _KEY: {name: owned or None}}
+    undo = {
+        "postgresql": {
+            "parameters": {each: there.get(each) for each in changed} if "parameters" in (config.get("postgresql") or {}) else None
+        }
+        if "postgresql" in config
+        else None,
+        _KEY: {name: documents.get(name)} if _KEY in config else None,
+    }
     gone = {each.object: _text(there[each.object]) for each in found if each.object not in values}
     sent = SettingsPatch(patch, undo, patience_of(config), gone)
     return policy, Plan((Change(_PLACE, "" if found else "comments", sent, None, Effect.WRITE), *found)).under(f"settings in {_PLACE}")
