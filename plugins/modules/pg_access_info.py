@@ -49,8 +49,9 @@ EXAMPLES = r"""
 RETURN = r"""
 policy:
   description:
-    - The document of the server as it is. Passwords, rights that were not given by the owner, and rights on extension members are not
-      in it.
+    - The document of the server as it is. Passwords and rights on extension members are not in it, and rights that others than the owner
+      gave (RV(passed_on)) come from the owner.
+    - Where the role is no superuser, superusers and the roles of managed services are not in it.
   returned: success
   type: dict
   sample: {roles: {app_service: {login: true}}, databases: {shop: {owner: migration_user}}}
@@ -75,6 +76,18 @@ matrix_text:
     shop      table  app.orders  r
     r = SELECT
     Superusers, who may do everything: postgres
+left_out:
+  description: Databases that this role may not connect to, where O(databases) names none.
+  returned: success
+  type: list
+  elements: str
+  sample: [rdsadmin]
+passed_on:
+  description: Rights that others than the owner gave.
+  returned: success
+  type: list
+  elements: str
+  sample: [b has SELECT on table shop.app.orders from a; by the document it comes from the owner]
 superusers:
   description: The roles that may do everything, which are not in the matrix.
   returned: success
@@ -110,9 +123,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+_SHOWN = 10  # warnings of one kind
+
+
 def read(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """The module's result."""
     found = inspect(server, module.params["databases"], module.params["matrix_roles"])
+    if found["left_out"]:
+        module.warn(f"left out, since this role may not connect to them: {', '.join(found['left_out'])}")
+    for text in found["passed_on"][:_SHOWN]:
+        module.warn(text)
+    if len(found["passed_on"]) > _SHOWN:
+        module.warn(f"{len(found['passed_on']) - _SHOWN} more rights that others than the owner gave are in passed_on")
     entries: list[dict[str, Any]] = found["matrix"]
     return {"changed": False, **found, "matrix_text": as_text(entries, found["superusers"])}
 

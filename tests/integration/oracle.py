@@ -26,7 +26,13 @@ Right = tuple[str, str]  # grantee, privilege
 Rights = dict[Place, dict[Right, bool]]  # -> with grant option
 
 PROFILES: Mapping[str, Mapping[str, Any]] = {
-    "app_service": {"database": ["CONNECT"], "schema": ["USAGE"], "tables": ["SELECT", "INSERT", "UPDATE", "DELETE"], "sequences": ["USAGE"]},
+    "app_service": {
+        "database": ["CONNECT"],
+        "schema": ["USAGE"],
+        "tables": ["SELECT", "INSERT", "UPDATE", "DELETE"],
+        "views": ["SELECT"],
+        "sequences": ["USAGE"],
+    },
     "migration": {
         "database": ["CONNECT", "TEMPORARY"],
         "schema": ["USAGE", "CREATE"],
@@ -237,7 +243,9 @@ class Promise:
         for word in ("tables", "sequences", "functions", "types"):
             excluded = leaving if word == "tables" else []
             chosen = [t for t in inside if t.kind == KINDS[word] and general(t, schema) and not named(t, excluded)]
-            self._give({"to": role, "privileges": words.get(word, [])}, chosen)
+            views = [t for t in chosen if word == "tables" and t.detail in ("v", "m")]
+            self._give({"to": role, "privileges": words.get(word, [])}, [t for t in chosen if t not in views])
+            self._give({"to": role, "privileges": words.get("views", words.get(word, []))}, views)
 
     def _give(self, grant: Mapping[str, Any], objects: Iterable[Thing]) -> None:
         for thing in objects:

@@ -72,7 +72,7 @@ def _roles(database: Database, names: Mapping[int, str], readable: bool) -> dict
     table, password = ("pg_authid", "coalesce(r.rolpassword, '')") if readable else ("pg_roles", "NULL")
     rows = database.query(
         "SELECT r.rolname, r.rolcanlogin, r.rolsuper, r.rolcreatedb, r.rolcreaterole, r.rolinherit, r.rolreplication, r.rolbypassrls,"
-        " r.rolconnlimit, CASE WHEN r.rolvaliduntil IS NULL OR NOT isfinite(r.rolvaliduntil) THEN 'infinity'"
+        " r.rolconnlimit, CASE WHEN NOT isfinite(r.rolvaliduntil) THEN r.rolvaliduntil::text WHEN r.rolvaliduntil IS NULL THEN 'infinity'"
         " ELSE (extract(epoch FROM r.rolvaliduntil) * 1000000)::numeric(40, 0)::text END,"
         f" pg_catalog.shobj_description(r.oid, 'pg_authid'), {password} FROM pg_catalog.{table} r ORDER BY r.rolname"
     )

@@ -16,6 +16,7 @@ from .contents import BULK_KINDS, read_contents, with_names
 from .guard import check_revocations, count_existing, lockout_mistakes
 from .reconcile import (
     contents_of_new,
+    contents_of_template0,
     creation,
     details_of,
     facts_of_new,
@@ -154,6 +155,8 @@ class Convergence:
         source = cluster.databases.get(database.template or "template1")
         with self._server.connect(source.name if source and source.connectable else None) as session, session.reading():
             template = read_contents(session, details_of(scope, database.name, BULK_KINDS), cluster.names)
+        if source and not source.connectable:
+            template = contents_of_template0(template, cluster)
         contents = contents_of_new(template, database.name)
         plan = reconcile_database(scope, cluster, database, facts_of_new(cluster, database), contents)
         return plan, contents, contents_mistakes(scope, contents)

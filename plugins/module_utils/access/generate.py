@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The actual state -> the document that declares it, so that a team can begin with what it has. Pure: no connection.
 
-What the document cannot say is left out: passwords, rights given by somebody else than the owner, and rights on extension members.
+What the document cannot say is left out: passwords and rights on extension members. What a grantee passed on comes from the owner in it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog import PUBLIC
@@ -32,11 +33,14 @@ from .model import (
     ObjectClass,
     Role,
 )
+from .moments import timestamp
 from .privileges import BUILT_IN
-from .reconcile_roles import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+# Roles of Amazon RDS and Aurora, Google Cloud SQL and AlloyDB, and Azure Database.
+_PROVIDERS = re.compile(r"rds|cloudsql|alloydb|azure")
 
 _KEYS: Mapping[str, str] = {
     TABLE: "tables",
@@ -74,7 +78,23 @@ def document(cluster: Cluster, contents: Sequence[Contents]) -> dict[str, Any]:
 
 
 def _is_users(name: str, cluster: Cluster) -> bool:
-    return not name.startswith("pg_") and name != cluster.bootstrap
+    if name.startswith("pg_") or name == cluster.bootstrap:
+        return False
+    # Who is no superuser may change none, and what a provider keeps for itself is not the policy's.
+    whose = cluster.roles[cluster.applying].superuser or not (cluster.roles[name].superuser or _PROVIDERS.match(name))
+    return bool(whose)
+
+
+def passed_on(cluster: Cluster, contents: Sequence[Contents]) -> list[str]:
+    """The rights that somebody else than the owner gave, and that the document gives by the owner."""
+    objects = [*cluster.objects, *(each for found in contents for each in found.objects)]
+    return sorted(
+        f"{entry.grantee} has {entry.privilege} on {each.kind} {'.'.join(filter(None, (each.database, each.schema, each.name)))} from"
+        f" {entry.grantor}; by the document it comes from the owner"
+        for each in objects
+        for entry in each.acl
+        if entry.grantor != each.owner and not each.extension and entry.grantee != each.owner
+    )
 
 
 def _role(role: Role, cluster: Cluster) -> dict[str, Any]:
@@ -153,11 +173,11 @@ def _schema(contents: Contents, schema: ObjectClass) -> dict[str, Any]:
 
 
 def _rights(objects: ObjectClass) -> list[Right]:
-    """The rights that the owner has given to others, grouped by grantee."""
+    """The rights of others than the owner, grouped by grantee."""
     grouped: dict[tuple[str, bool], set[str]] = {}
     for entry in objects.acl:
         built_in = objects.kind in (TYPE, LANGUAGE) and entry.grantee == PUBLIC
-        if entry.grantee != objects.owner and entry.grantor == objects.owner and not built_in:
+        if entry.grantee != objects.owner and not built_in:
             grouped.setdefault((entry.grantee, entry.grantable), set()).add(entry.privilege)
     return sorted((grantee, tuple(sorted(privileges)), option) for (grantee, option), privileges in grouped.items())
 

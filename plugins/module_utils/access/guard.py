@@ -13,6 +13,7 @@ from ..core.catalog import PUBLIC, reachable
 from ..core.document import child, quoted
 from ..core.errors import BulwarkError, Mistake
 from .model import DATABASE, ObjectClass, Role
+from .moments import is_before
 from .reconcile_grants import declared_rights
 from .reconcile_roles import memberships_after
 
@@ -65,7 +66,7 @@ def _lost_by(role: Role, actual: Role) -> list[Mistake]:
         mistakes.append(Mistake(role.path, f"{because} CREATEROLE; declare createrole: true, or connect as another administrator"))
     if role.connection_limit == 0:
         mistakes.append(Mistake(role.path, f"{because} its connections (connection_limit: 0)"))
-    if role.valid_until not in (None, "infinity") and int(role.valid_until or 0) < (time.time() + _RUN) * 1_000_000:
+    if role.valid_until is not None and is_before(role.valid_until, time.time() + _RUN):
         mistakes.append(Mistake(f"{role.path}.valid_until", f"{because} its password: the time has passed, or passes within the hour"))
     return mistakes
 

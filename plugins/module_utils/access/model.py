@@ -98,7 +98,7 @@ class Grant:
     database is None for cluster-wide kinds (tablespace, parameter), schema None outside schemas. names None means all objects of the kind
     in the
     schema (for kind database and schema: the object itself, named by database or schema). A name may hold the wildcard '*'.
-    privileges: upper-case words, or {'ALL'}. columns: only with kind table.
+    privileges: upper-case words, or {'ALL'}. columns: only with kind table. on_views: what it gives on views instead, None for the same.
     """
 
     path: str
@@ -111,6 +111,11 @@ class Grant:
     excluding: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     grant_option: bool = False
+    on_views: frozenset[str] | None = None
+
+    def privileges_on(self, relkind: str) -> frozenset[str]:
+        """The privileges on a relation of a kind."""
+        return self.privileges if self.on_views is None or relkind not in ("v", "m") else self.on_views
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta, timezone
+from datetime import date
 from typing import Any
 
 from ..core import scram
@@ -15,6 +14,7 @@ from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, one_role_problem, parameter_problem, role_name_problem
 from ..core.parameters import LIST_PARAMETERS, split_setting
 from .model import AbsentRole, Membership, Role
+from .moments import moment_of
 
 _FLAGS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
 _KEYS = (
@@ -34,11 +34,6 @@ _KEYS = (
 _ABSENT_KEYS = ("state", "reassign_to")
 _MEMBER_KEYS = ("role", "admin", "inherit", "set", "grantor")
 _MOST_CONNECTIONS = 2**31 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_TIME = re.compile(
-    r"(\d{4})-(\d\d?)-(\d\d?)(?:[Tt ](\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,6})\d*)?)?)?\s*(Z|z|UTC|([+-])(\d\d)(?::?(\d\d))?)?",
-    re.ASCII,
-)
 
 
 def read_roles(document: Node, passwords: object, exact: bool) -> tuple[tuple[Role, ...], tuple[AbsentRole, ...]]:
@@ -153,29 +148,11 @@ def _valid_until(node: Node, default: str | None) -> str | None:
         return default
     if isinstance(value, date):
         value = value.isoformat()
-    if isinstance(value, str) and value.strip().lower() == "infinity":
-        return "infinity"
-    moment = _moment(value.strip()) if isinstance(value, str) else None
+    moment = moment_of(value.strip()) if isinstance(value, str) else None
     if moment is None:
         node.mistake("valid_until", f'must be a date and time such as "2027-12-31T00:00:00Z", or "infinity", not {value_text(value)}')
         return default
-    return str((moment - _EPOCH) // timedelta(microseconds=1))
-
-
-def _moment(text: str) -> datetime | None:
-    """The time that an ISO 8601 text (or what PostgreSQL prints) stands for; one without a zone is UTC."""
-    found = _TIME.fullmatch(text)
-    if found is None:
-        return None
-    year, month, day, hour, minute, second, fraction, _zone, sign, zone_hours, zone_minutes = found.groups(default="")
-    try:
-        naive = datetime(
-            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), int((fraction + "000000")[:6])
-        )
-        offset = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
-        return (naive + offset if sign == "-" else naive - offset).replace(tzinfo=timezone.utc)
-    except (ValueError, OverflowError):
-        return None
+    return moment
 
 
 def _database_settings(node: Node) -> dict[tuple[str | None, str], object]:

@@ -12,7 +12,7 @@ from ..core.catalog import PUBLIC
 from ..core.document import Node, quoted, value_text
 from ..core.errors import Mistake, nearest
 from ..core.identifiers import name_problem, pattern_problem
-from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TYPE, DefaultGrant, Grant, Schema
+from .model import DATABASE, FUNCTION, SCHEMA, SEQUENCE, TABLE, TYPE, VIEW, DefaultGrant, Grant, Schema
 from .privileges import read_privileges
 
 # In the same form as the users' own, which may replace them.
@@ -21,6 +21,7 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
         "database": ["CONNECT"],
         "schema": ["USAGE"],
         "tables": ["SELECT", "INSERT", "UPDATE", "DELETE"],
+        "views": ["SELECT"],  # a view writes to its tables with the rights of its owner
         "sequences": ["USAGE"],
     },
     "migration": {
@@ -36,16 +37,20 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
 }
 
 _OBJECTS: Mapping[str, str] = {"tables": TABLE, "sequences": SEQUENCE, "functions": FUNCTION, "types": TYPE}
-_KINDS: Mapping[str, str] = {"database": DATABASE, "schema": SCHEMA, **_OBJECTS}
+_KINDS: Mapping[str, str] = {"database": DATABASE, "schema": SCHEMA, **_OBJECTS, "views": VIEW}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """privileges: key of the document (database, schema, tables, ...) -> privilege words. creates: its roles make objects in the schema."""
+    """privileges: key of the document (database, schema, tables, ...) -> privilege words. creates: its roles make objects in the schema.
+
+    on_views: those on views, None for the same as on tables.
+    """
 
     name: str
     privileges: Mapping[str, frozenset[str]]
     creates: bool
+    on_views: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def read_profiles(document: Node) -> dict[str, Profile]:
         value, path = own.get(name, (BUILT_IN.get(name), f"profiles.{name}"))
         node = Node(value, path, document.mistakes, (*_KINDS, "creates"))
         words = {key: read_privileges(node, key, kind) for key, kind in _KINDS.items()}
-        profiles[name] = Profile(name, words, bool(node.boolean("creates", False)))
+        on_views = words.pop("views") if node.says("views") else None
+        profiles[name] = Profile(name, words, bool(node.boolean("creates", False)), on_views)
     return profiles
 
 
@@ -121,7 +127,8 @@ def grants_of(database: str, schema: Schema, assignments: list[Assignment], crea
             if not words[key]:
                 continue
             excluding = each.excluding if kind == TABLE else ()
-            grants.append(Grant(each.path, kind, (each.role,), words[key], database, schema.name, excluding=excluding))
+            on_views = each.profile.on_views if kind == TABLE else None
+            grants.append(Grant(each.path, kind, (each.role,), words[key], database, schema.name, excluding=excluding, on_views=on_views))
             defaults.extend(
                 DefaultGrant(each.path, database, schema.name, creator, key, (each.role,), words[key])
                 for creator in creators

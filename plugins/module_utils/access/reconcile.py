@@ -14,6 +14,7 @@ from ..core.plan import Change, Effect, Plan
 from .model import (
     DATABASE,
     FUNCTION,
+    LANGUAGE,
     LARGE_OBJECT,
     PARAMETER,
     SCHEMA,
@@ -31,6 +32,7 @@ from .reconcile_defaults import plan_defaults
 from .reconcile_grants import counted, needs_names, plan_grants
 from .reconcile_owners import plan_owners
 from .reconcile_roles import plan_memberships, plan_removals, plan_roles, plan_settings
+from .scope import normalized_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +50,7 @@ def details_of(scope: Scope, database: str | None, with_names: frozenset[str] = 
             if kind == LARGE_OBJECT:
                 patterns.add((kind, "", item))
                 continue
-            bare = item.rpartition("(")[0].strip() if kind == FUNCTION and "(" in item else item
+            bare = normalized_signature(item).rpartition("(")[0] if kind == FUNCTION and "(" in item else item
             patterns.add((kind, grant.schema or "", sql_pattern(bare)))
             if grant.columns:
                 tables.add((grant.schema or "", item))
@@ -109,6 +111,17 @@ def facts_of_new(cluster: Cluster, database: Database) -> DatabaseFacts:
     public = (AclEntry(PUBLIC, owner, "CONNECT"), AclEntry(PUBLIC, owner, "TEMPORARY"))
     own = tuple(AclEntry(owner, owner, privilege) for privilege in ("CONNECT", "CREATE", "TEMPORARY"))
     return DatabaseFacts(database.name, owner, public + own, None, True, False)
+
+
+def contents_of_template0(other: Contents, cluster: Cluster) -> Contents:
+    """What is in template0, to which nobody may connect: what initdb made. other: contents of any database of the server."""
+    since_15 = cluster.version >= 150000
+    owner = "pg_database_owner" if since_15 else cluster.bootstrap
+    acl = [AclEntry(owner, owner, privilege) for privilege in ("CREATE", "USAGE")]
+    acl += [AclEntry(PUBLIC, owner, privilege) for privilege in (("USAGE",) if since_15 else ("CREATE", "USAGE"))]
+    public = ObjectClass(SCHEMA, owner, tuple(acl), other.database, "public", "public", ("public",))
+    languages = tuple(each for each in other.objects if each.kind == LANGUAGE and each.name == "plpgsql")
+    return Contents(other.database, {"public": (owner, "standard public schema")}, (public, *languages), {})
 
 
 def contents_of_new(template: Contents, name: str) -> Contents:
@@ -236,6 +249,7 @@ def _schema_comment(database: str, schema: Schema, existing: Mapping[str, tuple[
 
 __all__ = [
     "contents_of_new",
+    "contents_of_template0",
     "creation",
     "details_of",
     "facts_of_new",

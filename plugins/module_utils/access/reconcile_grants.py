@@ -85,7 +85,7 @@ def declared_rights(scope: Scope, objects: ObjectClass, grants: Iterable[Grant] 
             continue
         for grantee in grant.grantees:
             of_grantee = rights.setdefault(grantee, {})
-            for privilege in expand(grant.privileges, kind, scope.version):
+            for privilege in expand(grant.privileges_on(objects.relkind), kind, scope.version):
                 of_grantee[privilege] = of_grantee.get(privilege, False) or grant.grant_option
     return rights
 

@@ -60,7 +60,14 @@ def plan_owners(
             continue  # columns and linked sequences follow their table
         incomplete |= {each.kind} if each.names is None else set()
         changes.extend(_change(database, each, name, owner) for name in each.names or ())
-    return sorted(changes, key=lambda change: (change.object, change.description)), after, frozenset(incomplete)
+
+    # A new owner of a function or a table needs CREATE on its schema, which it has as the schema's owner; and whoever owns the database
+    # loses with it what the others take.
+    def order(change: Change) -> tuple[int, str, str]:
+        kind = change.object.partition(" ")[0]
+        return {SCHEMA: 0, DATABASE: 2}.get(kind, 1), change.object, change.description
+
+    return sorted(changes, key=order), after, frozenset(incomplete)
 
 
 def _with_new_owner(acl: Sequence[AclEntry], old: str, new: str) -> tuple[AclEntry, ...]:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..core import scram
 from ..core import statements as st
 from ..core.plan import Change, Effect
 from .model import Membership, Role
+from .moments import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,6 @@ _FLAGS: Sequence[tuple[str, str]] = (
     ("replication", "REPLICATION"),
     ("bypassrls", "BYPASSRLS"),
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _BLANK = Role(
     "", False, False, False, False, True, False, False, -1, "infinity", None, password=""
 )  # what CREATE ROLE without options makes
@@ -101,13 +100,6 @@ def _spaced(options: Sequence[Any]) -> Any:
     for option in options:
         text = st.compose("{} {}", text, option)
     return text
-
-
-def timestamp(microseconds: str) -> str:
-    """A model's valid_until as PostgreSQL reads it."""
-    if microseconds == "infinity":
-        return microseconds
-    return (_EPOCH + timedelta(microseconds=int(microseconds))).isoformat(sep=" ")
 
 
 def _password(role: Role, actual: Role | None, cluster: Cluster, iterations: int | None) -> list[Change]:
@@ -209,14 +201,12 @@ def _membership_decisions(scope: Scope, cluster: Cluster) -> tuple[list[Membersh
     for pair in sorted(set(actual) | set(wanted)):
         entries = actual.get(pair, [])
         if pair in wanted:
-            keep = _kept(wanted[pair], entries, cluster.bootstrap)
+            keep = _kept(wanted[pair], entries, cluster)
             if scope.mode != "additive":
-                revocations.extend(entry for entry in entries if entry is not keep and not _is_creators(entry, cluster))
+                revocations.extend(entry for entry in entries if entry is not keep and not _is_makers(entry, cluster))
             declared.append((wanted[pair], keep))
         else:
-            revocations.extend(
-                entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_creators(entry, cluster)
-            )
+            revocations.extend(entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_makers(entry, cluster))
     return revocations, declared
 
 
@@ -229,9 +219,18 @@ def _is_creators(entry: Membership, cluster: Cluster) -> bool:
     return entry.member == cluster.applying or (bare and member is not None and bool(member.createrole))
 
 
-def _kept(wanted: Membership, entries: Sequence[Membership], bootstrap: str) -> Membership | None:
+def _is_makers(entry: Membership, cluster: Cluster) -> bool:
+    """Also what the applying role granted itself in what it made (createrole_self_grant), and would again."""
+    own = entry.member == cluster.applying == entry.grantor and not cluster.roles[cluster.applying].superuser
+    return own or _is_creators(entry, cluster)
+
+
+def _kept(wanted: Membership, entries: Sequence[Membership], cluster: Cluster) -> Membership | None:
     candidates = [entry for entry in entries if wanted.grantor in (None, entry.grantor) or entry.grantor is None]
-    return min(candidates, key=lambda entry: (entry.grantor != bootstrap, entry.grantor or ""), default=None)
+    if not cluster.roles[cluster.applying].superuser:
+        # What PostgreSQL gave a role in what it made is not its own to change: it grants itself another one.
+        candidates = [entry for entry in candidates if not _is_creators(entry, cluster)]
+    return min(candidates, key=lambda entry: (entry.grantor != cluster.bootstrap, entry.grantor or ""), default=None)
 
 
 def _membership_grant(scope: Scope, wanted: Membership, keep: Membership | None, cluster: Cluster) -> list[Change]:
@@ -311,6 +310,11 @@ def password_notes(scope: Scope, cluster: Cluster) -> list[str]:
             notes.append(
                 f"the stored verifier of role {role.name} may not be read by {cluster.applying}, so its password was left as it is"
             )
+        elif role.has_password is False and actual is not None and actual.password is None:
+            notes.append(
+                f"whether role {role.name} has a password may not be read by {cluster.applying}, so that none was removed; as one who may:"
+                f" ALTER ROLE {role.name} PASSWORD NULL"
+            )
         elif not role.password and role.login and role.has_password is None and actual is not None and actual.password is not None:
             found = scram.kind(actual.password)
             if found == "md5":
@@ -329,7 +333,7 @@ def membership_notes(scope: Scope, cluster: Cluster) -> list[str]:
             continue
         if entry.member in scope.superusers:
             found.setdefault(("superuser ", entry.member), set()).add(entry.role)
-        elif _is_creators(entry, cluster):
+        elif _is_makers(entry, cluster):
             found.setdefault(("", entry.member), set()).add(entry.role)
     return [
         f"{kind}{member} is a member of {', '.join(sorted(roles))}, which the policy does not say, and was left so: "

@@ -187,12 +187,15 @@ class Scope:
 def normalized_signature(signature: str) -> str:
     """'f(int,text)' as PostgreSQL prints it: 'f(integer, text)'."""
     name, _parenthesis, arguments = signature.rpartition("(")
-    types = [part.strip() for part in arguments.rstrip(") ").split(",") if part.strip()]
+    name = name.strip()
+    if name.startswith('"') and name.endswith('"') and len(name) > 1:
+        name = name[1:-1].replace('""', '"')
     full = []
-    for each in types:
+    for each in (part.strip() for part in arguments.strip().rstrip(")").split(",")):
         base, brackets = (each[: each.index("[")], each[each.index("[") :]) if "[" in each else (each, "")
-        full.append(_TYPE_ALIASES.get(base.lower(), base) + brackets)
-    return f"{name.strip()}({', '.join(full)})"
+        if base:
+            full.append(_TYPE_ALIASES.get(base.lower(), base) + brackets)
+    return f"{name}({', '.join(full)})"
 
 
 def scope_of(policy: Policy, mode: str, cluster: Cluster, protected: tuple[str, ...], kept_schemas: tuple[str, ...] = ()) -> Scope:

@@ -63,13 +63,14 @@ _TRANSIENT_STATES = frozenset({"55P03", "40P01", "40001", "55006"})
 
 
 class StatementError(BulwarkError):
-    """A statement that the server refused. transient: trying the transaction again may help."""
+    """A statement that the server refused. transient: trying the transaction again may help. at_commit: it was the COMMIT."""
 
     def __init__(self, message: str, sqlstate: str = "", transient: bool = False, lost: bool = False) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
         self.transient = transient
         self.lost = lost
+        self.at_commit = False
 
 
 def _statement_error(error: Any) -> StatementError:
@@ -168,6 +169,12 @@ class Database:
         except psycopg2.Error as error:
             raise _statement_error(error) from None
 
+    def warnings(self) -> list[str]:
+        """What PostgreSQL has warned of since this was asked the last time."""
+        found = [text.partition(":")[2].strip() for text in self._connection.notices if text.startswith("WARNING")]
+        self._connection.notices.clear()
+        return list(dict.fromkeys(" ".join(text.split()) for text in found))
+
     def text(self, statement: Any) -> str:
         """The statement as the server would be sent it."""
         return statement if isinstance(statement, str) else str(statement.as_string(self._connection))
@@ -206,7 +213,7 @@ class Database:
         self._transaction = True
         try:
             yield
-            self.execute("COMMIT")
+            self._commit()
         except BaseException:
             if not self._connection.closed:
                 try:
@@ -216,6 +223,13 @@ class Database:
             raise
         finally:
             self._transaction = False
+
+    def _commit(self) -> None:
+        try:
+            self.execute("COMMIT")
+        except StatementError as error:
+            error.at_commit = True
+            raise
 
     @contextmanager
     def silenced(self) -> Iterator[None]:

@@ -67,8 +67,10 @@ def function_problem(name: str) -> str | None:
     bare, parenthesis, arguments = name.rpartition("(")
     if not parenthesis:
         return pattern_problem(name)
-    if name.endswith("))"):
-        return "the types of a signature stand without modifiers: numeric, not numeric(10,2)"
+    if arguments.strip()[:1].isdigit():
+        return "the types of a signature stand without modifiers: numeric and varchar[], not numeric(10,2) and varchar(20)[]"
+    if re.fullmatch(r"\w+[.]\w+", bare.strip()):
+        return f"the name of a function stands without its schema, which is where the grant stands: {name.partition('.')[2]}"
     if not name.endswith(")"):
         return 'a signature is written as "name(type, type)"; a bare name stands for every overload'
     bare = bare.strip()

@@ -195,13 +195,26 @@ def apply_in_transaction(database: Database, changes: Iterable[Change], still_le
 
     def attempt() -> None:
         with database.writing(patience.lock_timeout, ADVISORY_LOCK):
+            database.warnings()
             for together in _batches(steps):
                 _run_together(database, together)
+            warned = database.warnings()
             left = still_left()
             if left:
-                raise BulwarkError(f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}")
+                text = f"{_place(database)} did not reach the declared state and was rolled back; still to do:\n{left.diff()}"
+                raise BulwarkError(text + _why(warned))
 
     return _patiently(database, attempt, patience)
+
+
+def _why(warned: Sequence[str]) -> str:
+    """Why a plan that was executed has not done what it is for."""
+    if warned:
+        return (
+            f"PostgreSQL only warned: {'; '.join(warned)}. What the role that applies this does not own, and was not given to grant, is for"
+            " its owner or a superuser to change"
+        )
+    return "Nothing was refused: somebody else has changed it meanwhile (run again), or a trigger or an event trigger changes it back"
 
 
 def _batches(steps: Sequence[Change]) -> Iterator[Sequence[Change]]:
@@ -279,7 +292,12 @@ def _patiently(database: Database, attempt: Callable[[], None], patience: Patien
             return retries
         except StatementError as error:
             if error.lost:
-                raise BulwarkError(f"{_place(database)}: the connection was lost and its transaction is rolled back: {error}") from None
+                ending = (
+                    "while its transaction was committed, so that nobody knows whether it was: run again"
+                    if error.at_commit
+                    else "and its transaction is rolled back"
+                )
+                raise BulwarkError(f"{_place(database)}: the connection was lost {ending}: {error}") from None
             if not error.transient or retries == patience.retries:
                 raise BulwarkError(_failure(database, error, retries)) from None
             time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**retries) * (0.5 + random.random()))

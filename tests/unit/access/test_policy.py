@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access import moments
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.model import DefaultGrant, Grant, Policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy import read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
@@ -276,3 +277,8 @@ def test_any_document_is_read_or_refused_and_always_in_the_same_way(document: An
     assert outcome(document, passwords, mode) == first
     with contextlib.suppress(AttributeError, TypeError):
         assert outcome(dict(reversed(document.items())), passwords, mode) == first
+
+
+@given(st.integers(-62135596800_000_000, 9_000_000_000_000_000_000))
+def test_a_time_survives_being_written(moment: int) -> None:
+    assert moments.moment_of(moments.timestamp(str(moment))) == str(moment)
