@@ -58,6 +58,12 @@ options:
     description: Allow a plan to exceed O(max_revoke_share).
     type: bool
     default: false
+  end_sessions:
+    description:
+      - Whether sessions are ended that could not be begun any more, because their role was dropped, may not log in or may not connect to
+        the database. PostgreSQL lets them go on. Without it they are told.
+    type: bool
+    default: false
   kept_schemas:
     description:
       - Schemas that something else keeps, such as the log of M(bulwark.postgresql.pg_audit_trail). No right in them is taken from anybody,
@@ -135,6 +141,13 @@ revoked:
   returned: success
   type: int
   sample: 1
+stale_sessions:
+  description: Sessions that could not be begun any more, which O(end_sessions) ends.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {role: old_reporter, database: shop, reason: may not log in, pids: [4711]}
 retries:
   description: How often a transaction was tried again because a lock was held.
   returned: success
@@ -165,6 +178,7 @@ mistakes:
       message: 'unknown key (did you mean "login"?); accepted: state, login, superuser'
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.converge import Convergence, Options, summary
@@ -184,6 +198,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "max_revoke_share": {"type": "float", "default": 0.5},
     "allow_mass_revoke": {"type": "bool", "default": False},
     "kept_schemas": {"type": "list", "elements": "str", "default": []},
+    "end_sessions": {"type": "bool", "default": False},
     "protected_roles": {"type": "list", "elements": "str", "default": ["pg_*", "rds*", "cloudsql*", "azure*", "alloydb*"]},
     **PATIENCE_OPTIONS,
 }
@@ -202,12 +217,29 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         allow_mass_revoke=params["allow_mass_revoke"],
         patience=patience_of(params),
         path_prefix=params["path_prefix"],
+        end_sessions=params["end_sessions"] and not module.check_mode,
     )
     convergence = Convergence(server, policy, options)
     planned = convergence.plan()
     plan = planned.whole
     proposal = Proposal(plan, summary(planned), lambda: convergence.apply(planned), planned.notes)
-    return {**outcome(module, server, proposal), "granted": plan.granted, "revoked": plan.revoked}
+    result = outcome(module, server, proposal)
+    if convergence.planned_anew:
+        plan = convergence.executed(planned)
+        data = convergence.executed_data
+        result.update(plan=data, sql=[change["sql"] for change in data], diff={"prepared": plan.diff()})
+        module.warn(f"somebody else has changed these meanwhile, so that they were planned anew: {', '.join(convergence.planned_anew)}")
+    ending = params["end_sessions"] and not result["in_recovery"]
+    stale = convergence.stale_sessions()
+    if stale and not ending:
+        module.warn(f"sessions go on that could not be begun now: {'; '.join(map(str, stale))} (end_sessions ends them)")
+    return {
+        **result,
+        "changed": result["changed"] or bool(stale and ending),
+        "granted": plan.granted,
+        "revoked": plan.revoked,
+        "stale_sessions": [asdict(each) for each in stale],
+    }
 
 
 def main() -> None:

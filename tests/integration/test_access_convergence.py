@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import psycopg2
 import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.access.catalog import read_cluster
+from ansible_collections.bulwark.postgresql.plugins.module_utils.access.converge import Convergence
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.database import Database, StatementError
 from tests.integration.module import Playbook, apply, converge, finished, info, plan, process, refused, run, unchanged
 from tests.integration.oracle import Promise, broken, state
@@ -1183,3 +1185,56 @@ def test_the_hint_of_the_server_is_in_the_error(cluster: Any) -> None:
         pytest.raises(StatementError, match=r"function nosuch.integer. does not exist.*; No function matches the given name"),
     ):
         connection.query("SELECT nosuch(1)")
+
+
+def test_sessions_that_could_not_be_begun_any_more(cluster: Any) -> None:
+    execute(cluster, "CREATE DATABASE shop", *(f"CREATE ROLE {name} LOGIN" for name in ("gone", "barred", "closed", "stays")))
+    policy = {"roles": {"gone": {"state": "absent"}, "barred": {}, "closed": {"login": True}, "stays": {"login": True}}, "databases": {"shop": {}}}
+    policy["databases"]["shop"] = {"grants": [{"to": "stays", "privileges": ["CONNECT"]}]}
+    with contextlib.ExitStack() as stack:
+        sessions = {name: stack.enter_context(session(cluster, "shop", name)) for name in ("gone", "barred", "closed", "stays")}
+        plan(cluster, policy)
+        told = apply(cluster, policy)
+        assert sorted((each["reason"], len(each["pids"])) for each in told["stale_sessions"]) == [
+            ("dropped", 1),
+            ("may not connect to the database", 1),
+            ("may not log in", 1),
+        ]
+        assert "sessions go on that could not be begun now" in str(told["warnings"])
+        assert all(each.info.transaction_status == 0 for each in sessions.values())
+        assert apply(cluster, policy, check=True, end_sessions=True)["changed"] is True
+        assert apply(cluster, policy, end_sessions=True)["changed"] is True
+        for name, each in sessions.items():
+            with contextlib.suppress(psycopg2.Error):
+                each.cursor().execute("SELECT 1")
+            assert bool(each.closed) is (name != "stays")
+        again = apply(cluster, policy, end_sessions=True)
+        assert (again["changed"], again["stale_sessions"]) == (False, [])
+
+
+def test_a_plan_that_is_made_anew_goes_through_the_guards_and_is_shown(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody grants much between the plan and its transaction."""
+    tables = "DO $$BEGIN FOR n IN 1..300 LOOP EXECUTE format('CREATE TABLE many.t%s (a int)', n); END LOOP; END$$"
+    execute(world, "CREATE ROLE r", "CREATE SCHEMA many", tables, db=DATABASE)
+    policy = {"roles": {"r": {}}, "databases": {DATABASE: {"schemas": {"many": {"grants": [{"to": "r", "privileges": ["USAGE"]}]}}}}}
+    make = Convergence.plan
+
+    def granted_after(statement: str) -> None:
+        def planned(self: Convergence) -> Any:
+            found = make(self)
+            execute(world, statement, db=DATABASE)
+            return found
+
+        monkeypatch.setattr(Convergence, "plan", planned)
+
+    granted_after("GRANT SELECT ON ALL TABLES IN SCHEMA many TO r")
+    result = run(world, "pg_access", policy=policy)
+    assert "max_revoke_share" in result["msg"]
+    readable = "SELECT count(*) FROM pg_class WHERE relnamespace = 'many'::regnamespace AND has_table_privilege('r', oid, 'SELECT')"
+    assert value(world, readable, db=DATABASE) == 300
+    execute(world, "REVOKE SELECT ON ALL TABLES IN SCHEMA many FROM r", db=DATABASE)
+    granted_after("GRANT SELECT ON many.t1 TO r")
+    done = apply(world, policy, diff=True)
+    assert "r: table many.t1  -SELECT" in done["diff"]["prepared"]
+    assert "planned anew" in str(done["warnings"])
+    assert any("REVOKE" in statement and "t1" in statement for statement in done["sql"])

@@ -125,3 +125,14 @@ def test_a_plan_that_takes_the_way_in_with_a_membership_is_refused(cluster: Any)
     assert "deputy" in refused(cluster, policy, login_user="deputy")
     policy["roles"]["r"]["keep_members"] = ["staff"]
     plan(cluster, policy, login_user="deputy")
+
+
+def test_a_login_role_that_makes_objects_by_a_membership_alone_is_told(cluster: Any) -> None:
+    execute(cluster, "CREATE DATABASE d1")
+    schema = {"owner": "bar_owner", "profiles": {"bar_owner": "migration", "bar_reader": "readonly"}}
+    roles = {"bar_owner": {}, "bar_reader": {}, "bar_user": {"login": True, "member_of": ["bar_owner"]}}
+    policy: dict[str, Any] = {"roles": roles, "databases": {"d1": {"schemas": {"data": schema}}}}
+    warnings = str(apply(cluster, policy)["warnings"])
+    assert "bar_user may make objects in d1.data as a member of bar_owner" in warnings
+    schema["profiles"]["bar_user"] = "migration"
+    assert "bar_user may make" not in str(apply(cluster, policy).get("warnings"))

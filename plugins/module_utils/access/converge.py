@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..core.catalog import read_settled
 from ..core.errors import BulwarkError, Mistake, PolicyError
@@ -25,7 +26,7 @@ from .reconcile import (
     reconcile_cluster,
     reconcile_database,
 )
-from .reconcile_roles import membership_notes, password_notes, plan_own_password
+from .reconcile_roles import creator_notes, membership_notes, password_notes, plan_own_password
 from .scope import Scope, scope_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How to read the policy and how to apply it. iterations: of new SCRAM verifiers, None for the server's own setting."""
+    """How to read the policy and how to apply it.
+
+    iterations: of new SCRAM verifiers, None for the server's own setting. end_sessions: of roles that could not begin them any more.
+    """
 
     mode: str = "managed"
     protected: tuple[str, ...] = ()
@@ -48,6 +52,7 @@ class Options:
     allow_mass_revoke: bool = False
     patience: Patience = field(default_factory=Patience)
     path_prefix: str = ""
+    end_sessions: bool = False
 
     def __post_init__(self) -> None:
         within("scram_iterations", self.iterations, 1, 2**31 - 1)
@@ -76,6 +81,34 @@ class Planned:
         return plan + self.removals + self.own_password
 
 
+_BEFORE, _REMOVALS = "roles and memberships", "removal of roles"
+
+# Who owns a session whose role is gone is only known by its number.
+_STALE_SESSIONS = """
+SELECT COALESCE(r.rolname::text, 'a role that is gone (OID ' || a.usesysid || ')'), a.datname::text,
+ CASE WHEN r.oid IS NULL THEN 'dropped' WHEN NOT r.rolcanlogin THEN 'may not log in' ELSE 'may not connect to the database' END,
+ pg_catalog.array_agg(a.pid ORDER BY a.pid)
+FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+WHERE a.backend_type = 'client backend' AND a.usesysid IS NOT NULL AND a.datid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+ AND (r.oid IS NULL OR (r.rolname = ANY (%(roles)s) AND NOT r.rolsuper
+      AND (NOT r.rolcanlogin OR NOT pg_catalog.has_database_privilege(r.oid, a.datid, 'CONNECT'))))
+GROUP BY 1, 2, 3 ORDER BY 1, 2
+"""
+
+
+@dataclass(frozen=True)
+class OpenSessions:
+    """Sessions of a role in a database that it could not begin now."""
+
+    role: str
+    database: str
+    reason: str
+    pids: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.role} ({self.reason}): {len(self.pids)} in {self.database}"
+
+
 class Convergence:
     """One policy and one server. Opens a session a database, closes each when it is done."""
 
@@ -83,6 +116,21 @@ class Convergence:
         self._server = server
         self._policy = policy
         self._options = options
+        self._anew: dict[str, Plan] = {}
+        self._stale: tuple[OpenSessions, ...] | None = None
+        self.executed_data: list[dict[str, Any]] = []  # the plan as it was executed, where that is another one
+
+    def executed(self, planned: Planned) -> Plan:
+        """The plan as it was executed: what was planned anew, after somebody else had changed something, is in its place."""
+        anew = self._anew
+        databases = tuple((each, anew.get(f'database "{each.name}"', part)) for each, part in planned.databases)
+        before, removals = anew.get(_BEFORE, planned.before), anew.get(_REMOVALS, planned.removals)
+        return replace(planned, before=before, databases=databases, removals=removals).whole
+
+    @property
+    def planned_anew(self) -> tuple[str, ...]:
+        """The parts of the plan that somebody else's changes have made void."""
+        return tuple(self._anew)
 
     def plan(self) -> Planned:
         """The plan, from read-only transactions. Raises PolicyError with all mistakes, or BulwarkError where a guard refuses."""
@@ -114,7 +162,7 @@ class Convergence:
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
             own_password=Plan(tuple(plan_own_password(scope, cluster, self._options.iterations))),
-            notes=(*password_notes(scope, cluster), *membership_notes(scope, cluster)),
+            notes=(*password_notes(scope, cluster), *membership_notes(scope, cluster), *creator_notes(scope, cluster)),
             scope=scope,
             cluster=cluster,
         )
@@ -177,8 +225,8 @@ class Convergence:
         with in_parts(done):
             with self._server.connect() as session:
                 if planned.before:
-                    retries += self._apply_part(session, planned.before, lambda: self._cluster_left(session))
-                    done.append("roles and memberships")
+                    retries += self._apply_part(_BEFORE, session, planned.before, lambda: self._cluster_left(session))
+                    done.append(_BEFORE)
                 for database, change in planned.creations:
                     retries += self._create(session, database, change)
                     done.append(f"creation of {change.object}")
@@ -188,15 +236,28 @@ class Convergence:
                     done.append(f'database "{database.name}"')
             if planned.removals:
                 with self._server.connect() as session:
-                    retries += self._apply_part(session, planned.removals, lambda: self._removals_left(session))
-                done.append("removal of roles")
+                    retries += self._apply_part(_REMOVALS, session, planned.removals, lambda: self._removals_left(session))
+                done.append(_REMOVALS)
+            self.stale_sessions()
+            if self._anew:
+                with self._server.connect() as session:
+                    self.executed_data = self.executed(planned).as_data(session)
             if planned.own_password:  # nothing of the run logs in after this
                 with self._server.connect() as session:
-                    retries += self._apply_part(session, planned.own_password, lambda: self._own_password_left(session))
+                    left = partial(self._own_password_left, session)
+                    retries += self._apply_part("the applying role's password", session, planned.own_password, left)
         return retries
 
-    def _apply_part(self, session: Session, part: Plan, left: Callable[[], Plan]) -> int:
-        return apply_planned(session, part, left, self._options.patience)
+    def _apply_part(
+        self, name: str, session: Session, part: Plan, left: Callable[[], Plan], check: Callable[[Plan], None] = lambda _plan: None
+    ) -> int:
+        """check: raises BulwarkError where the part, planned anew, would do what no plan may."""
+
+        def accept(fresh: Plan) -> None:
+            check(fresh)
+            self._anew[name] = fresh
+
+        return apply_planned(session, part, left, self._options.patience, accept)
 
     def _create(self, session: Session, database: Database, change: Change) -> int:
         try:
@@ -208,7 +269,11 @@ class Convergence:
 
     def _cluster_left(self, session: Session) -> Plan:
         cluster = self._read_cluster(session)
-        return reconcile_cluster(self._scope(cluster), cluster, self._options.iterations)
+        scope = self._scope(cluster)
+        mistakes = lockout_mistakes(scope, cluster, ())
+        if mistakes:
+            raise PolicyError(mistakes, self._options.path_prefix)
+        return reconcile_cluster(scope, cluster, self._options.iterations)
 
     def _removals_left(self, session: Session) -> Plan:
         cluster = self._read_cluster(session)
@@ -220,11 +285,31 @@ class Convergence:
 
     def _apply_database(self, planned: Planned, database: Database, part: Plan) -> int:
         with self._server.connect(database.name) as session:
+            existing = 0
 
             def left() -> Plan:
-                return self._plan_session(planned.scope, refreshed(session, planned.cluster), database, session)[0]
+                nonlocal existing
+                plan, contents = self._plan_session(planned.scope, refreshed(session, planned.cluster), database, session)
+                existing = count_existing(planned.scope, contents.objects)
+                return plan
 
-            return self._apply_part(session, part, left)
+            def check(fresh: Plan) -> None:
+                check_revocations(fresh, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
+
+            return self._apply_part(f'database "{database.name}"', session, part, left, check)
+
+    def stale_sessions(self) -> tuple[OpenSessions, ...]:
+        """Sessions of roles of the policy that could not be begun any more, as apply() has found and, where that is asked, ended them."""
+        if self._stale is not None:
+            return self._stale
+        roles = [*(role.name for role in self._policy.roles), *(role.name for role in self._policy.absent_roles)]
+        with self._server.connect() as session:
+            found = [OpenSessions(*row) for row in session.query(_STALE_SESSIONS, {"roles": roles})]
+            if self._options.end_sessions and found and not session.in_recovery():
+                pids = [pid for each in found for pid in each.pids]
+                session.query("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest(%(pids)s::int[]) pid", {"pids": pids})
+        self._stale = tuple(found)
+        return self._stale
 
 
 def summary(planned: Planned) -> str:

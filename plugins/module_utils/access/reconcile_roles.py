@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import scram
 from ..core import statements as st
+from ..core.catalog import reachable
 from ..core.plan import Change, Effect
 from .model import Membership, Role
 from .moments import timestamp
@@ -339,4 +340,30 @@ def membership_notes(scope: Scope, cluster: Cluster) -> list[str]:
         f"{kind}{member} is a member of {', '.join(sorted(roles))}, which the policy does not say, and was left so: "
         + ("a superuser has every right without it" if kind else "it has made the role and may administer it")
         for (kind, member), roles in sorted(found.items())
+    ]
+
+
+def creator_notes(scope: Scope, cluster: Cluster) -> list[str]:
+    """Login roles that may make objects in a schema by a membership, and for whose objects the policy says nothing."""
+    creators: dict[tuple[str, str], set[str]] = {}
+    for default in scope.policy.default_grants:
+        if default.schema is not None:
+            creators.setdefault((default.database, default.schema), set()).add(default.owner)
+    edges: dict[str, set[str]] = {}
+    for entry in memberships_after(scope, cluster):
+        inherits = entry.inherit if entry.inherit is not None else scope.inherits(entry, cluster.roles)
+        if inherits:
+            edges.setdefault(entry.member, set()).add(entry.role)
+    login = {name for name, role in cluster.roles.items() if role.login and name not in scope.declared}
+    login |= {role.name for role in scope.policy.roles if role.login}
+    found: dict[tuple[str, str], list[str]] = {}
+    for (database, schema), owners in sorted(creators.items()):
+        for role in sorted(login - owners - scope.superusers):
+            through = sorted(reachable(role, edges) & owners)
+            if through:
+                found.setdefault((role, through[0]), []).append(f"{database}.{schema}")
+    return [
+        f"{role} may make objects in {', '.join(places)} as a member of {through}, and they would be its own: default privileges are for"
+        f" what {through} makes. Have it SET ROLE {through} first, or give it the same profile"
+        for (role, through), places in sorted(found.items())
     ]

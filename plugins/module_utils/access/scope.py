@@ -82,7 +82,7 @@ class Scope:
 
     def is_protected(self, role: str) -> bool:
         """Whether the role is never touched, by its name."""
-        return like_any(self.protected, role)
+        return role.startswith("pg_") or like_any(self.protected, role)
 
     @cached_property
     def leaving(self) -> frozenset[str]:

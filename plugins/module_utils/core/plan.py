@@ -245,10 +245,17 @@ def _run_together(database: Database, steps: Sequence[Change]) -> None:
         step.run(database)
 
 
-def apply_planned(database: Database, planned: Plan, still_left: Callable[[], Plan], patience: Patience) -> int:
+def apply_planned(
+    database: Database,
+    planned: Plan,
+    still_left: Callable[[], Plan],
+    patience: Patience,
+    accept: Callable[[Plan], None] = lambda _: None,
+) -> int:
     """As apply_in_transaction.
 
-    Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew.
+    Where somebody else, such as a second run, has changed the state since it was planned, it is planned anew. accept: is shown the new
+    plan before it is executed; raises BulwarkError to refuse it.
     """
     for retries in range(patience.retries + 1):
         try:
@@ -257,6 +264,7 @@ def apply_planned(database: Database, planned: Plan, still_left: Callable[[], Pl
             fresh = planned if database.closed else _planned_anew(database, still_left)
             if fresh.diff() == planned.diff() or retries == patience.retries:
                 raise
+            accept(fresh)
             planned = fresh
             if not planned:
                 return retries
