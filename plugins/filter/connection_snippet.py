@@ -22,7 +22,11 @@ options:
     description:
       - The parameters of the connection, with libpq's names.
       - C(host), C(dbname) and C(sslrootcert) are required. C(port) is 5432 unless given. The others are C(user), C(sslcert), C(sslkey),
-        C(channel_binding), and C(service), which names the section of a service file and is C(dbname) unless given.
+        C(channel_binding), C(target_session_attrs), and C(service), which names the section of a service file and is C(dbname) unless
+        given.
+      - C(host) may be several hosts, as a list or with commas, of which a client takes the first that answers. C(port) is then one for
+        all, or one for each.
+      - C(target_session_attrs) set to V(primary), V(read-write), V(standby), V(prefer-standby), V(read-only) or V(any) says which of them.
     type: dict
     required: true
   style:
@@ -66,10 +70,19 @@ from urllib.parse import quote
 from ansible.errors import AnsibleFilterError
 
 _REQUIRED = ("host", "dbname", "sslrootcert")
-_ACCEPTED = (*_REQUIRED, "port", "user", "sslcert", "sslkey", "channel_binding", "service")
-_TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding")
-_ORDER = ("service", "host", "port", "dbname", "user", *_TLS)
-_JDBC_NAMES = {"channel_binding": "channelBinding"}
+_ACCEPTED = (*_REQUIRED, "port", "user", "sslcert", "sslkey", "channel_binding", "target_session_attrs", "service")
+_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "target_session_attrs")
+_ORDER = ("service", "host", "port", "dbname", "user", *_OPTIONS)
+_JDBC_NAMES = {"channel_binding": "channelBinding", "target_session_attrs": "targetServerType"}
+# libpq's words, and pgJDBC's.
+_SESSIONS = {
+    "any": "any",
+    "primary": "primary",
+    "read-write": "primary",
+    "standby": "secondary",
+    "read-only": "secondary",
+    "prefer-standby": "preferSecondary",
+}
 
 Parameters = Mapping[str, str]
 
@@ -83,10 +96,16 @@ def _service(given: Parameters) -> str:
     return "\n".join([f"[{given.get('service', given['dbname'])}]", *lines]) + "\n"
 
 
+def _hosts(given: Parameters) -> list[str]:
+    """HOST:PORT of each host, as in a URL."""
+    hosts, ports = given["host"].split(","), given["port"].split(",")
+    quoted = [f"[{host}]" if ":" in host else quote(host, safe="") for host in hosts]
+    return [f"{host}:{port}" for host, port in zip(quoted, ports * len(hosts) if len(ports) == 1 else ports)]
+
+
 def _place(given: Parameters) -> str:
     """HOST:PORT/DATABASE of a URL."""
-    host = f"[{given['host']}]" if ":" in given["host"] else quote(given["host"], safe="")
-    return f"{host}:{given['port']}/{quote(given['dbname'], safe='')}"
+    return f"{','.join(_hosts(given))}/{quote(given['dbname'], safe='')}"
 
 
 def _query(pairs: Mapping[str, str]) -> str:
@@ -95,11 +114,20 @@ def _query(pairs: Mapping[str, str]) -> str:
 
 def _url(given: Parameters, scheme: str = "postgresql") -> str:
     user = f"{quote(given['user'], safe='')}@" if "user" in given else ""
-    return f"{scheme}://{user}{_place(given)}?{_query({name: given[name] for name in _TLS if name in given})}"
+    return f"{scheme}://{user}{_place(given)}?{_query({name: given[name] for name in _OPTIONS if name in given})}"
 
 
 def _sqlalchemy(given: Parameters) -> str:
-    return f"create_engine({_url(given, 'postgresql+psycopg2')!r})"
+    if "," not in given["host"]:
+        return f"create_engine({_url(given, 'postgresql+psycopg2')!r})"
+    # SQLAlchemy takes several hosts as parameters alone.
+    user = f"{quote(given['user'], safe='')}@" if "user" in given else ""
+    ports = given["port"] if "," in given["port"] else ",".join([given["port"]] * (given["host"].count(",") + 1))
+    hosts = _query({"host": given["host"], "port": ports})
+    options = _query({name: given[name] for name in _OPTIONS if name in given})
+    name = quote(given["dbname"], safe="")
+    url = f"postgresql+psycopg2://{user}/{name}?{hosts}&{options}"
+    return f"create_engine({url!r})"
 
 
 def _psycopg(given: Parameters) -> str:
@@ -107,7 +135,8 @@ def _psycopg(given: Parameters) -> str:
 
 
 def _jdbc(given: Parameters) -> str:
-    pairs = {_JDBC_NAMES.get(name, name): given[name] for name in ("user", *_TLS) if name in given}
+    said = {**given, **({"target_session_attrs": _SESSIONS[given["target_session_attrs"]]} if "target_session_attrs" in given else {})}
+    pairs = {_JDBC_NAMES.get(name, name): said[name] for name in ("user", *_OPTIONS) if name in said}
     return f"jdbc:postgresql://{_place(given)}?{_query(pairs)}"
 
 
@@ -120,7 +149,7 @@ def _django(given: Parameters) -> str:
     }
     if "user" in given:
         entry["USER"] = given["user"]
-    entry["OPTIONS"] = {name: given[name] for name in _TLS if name in given}
+    entry["OPTIONS"] = {name: given[name] for name in _OPTIONS if name in given}
     return repr(entry)
 
 
@@ -134,6 +163,10 @@ _FORMATS: dict[str, Callable[[Parameters], str]] = {
 }
 
 
+def _as_text(value: object) -> str:
+    return ",".join(str(each) for each in value) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _checked(parameters: object) -> dict[str, str]:
     """The parameters as plain strings, in the order in which people write them. Raises AnsibleFilterError."""
     if not isinstance(parameters, Mapping):
@@ -141,7 +174,7 @@ def _checked(parameters: object) -> dict[str, str]:
     unknown = sorted(str(name) for name in parameters if name not in _ACCEPTED)
     if unknown:
         raise AnsibleFilterError(f"connection_snippet: unknown parameters {', '.join(unknown)}; accepted: {', '.join(_ACCEPTED)}")
-    said = {name: str(parameters[name]) for name in _ACCEPTED if parameters.get(name) not in (None, "")}
+    said = {name: _as_text(parameters[name]) for name in _ACCEPTED if parameters.get(name) not in (None, "", [])}
     missing = [name for name in _REQUIRED if name not in said]
     if missing:
         raise AnsibleFilterError(f"connection_snippet: {', '.join(missing)} must be given")
@@ -149,6 +182,12 @@ def _checked(parameters: object) -> dict[str, str]:
     if wrong:
         raise AnsibleFilterError(f"connection_snippet: {', '.join(wrong)} must not hold the character NUL")
     said.setdefault("port", "5432")
+    hosts, ports = said["host"].split(","), said["port"].split(",")
+    if not all(hosts) or len(ports) not in (1, len(hosts)):
+        raise AnsibleFilterError(f"connection_snippet: {len(hosts)} hosts need one port for all or one for each, not {said['port']!r}")
+    wanted = said.get("target_session_attrs", "any")
+    if wanted not in _SESSIONS:
+        raise AnsibleFilterError(f"connection_snippet: target_session_attrs must be one of {', '.join(_SESSIONS)}, not {wanted!r}")
     said["sslmode"] = "verify-full"
     return {name: said[name] for name in _ORDER if name in said}
 

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psycopg2.extensions
 import pytest
+import sqlalchemy
 from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +50,24 @@ def test_python(dbname: str) -> None:
     assert (entry["NAME"], entry["PORT"], entry["OPTIONS"]["sslmode"]) == (dbname, "5433", "verify-full")
 
 
+@pytest.mark.parametrize(("hosts", "ports"), [("db1,db2", "5432,5433"), (["db1", "db2"], 5432), (["db1", "::1"], ["5432", 5433])])
+def test_several_hosts_mean_the_same_to_each_client(hosts: Any, ports: Any) -> None:
+    shop = {**SHOP, "host": hosts, "port": ports, "target_session_attrs": "standby"}
+    found = psycopg2.extensions.parse_dsn(connection_snippet(shop))
+    names = found["host"].split(",")
+    each = found["port"].split(",") if "," in found["port"] else [found["port"]] * 2
+    assert (names[0], each[0], len(names), found["target_session_attrs"]) == ("db1", "5432", 2, "standby")
+    call = ast.parse(connection_snippet(shop, "sqlalchemy"), mode="eval").body
+    assert isinstance(call, ast.Call)
+    url = sqlalchemy.make_url(ast.literal_eval(call.args[0]))
+    _positional, named = sqlalchemy.create_engine(url).dialect.create_connect_args(url)
+    assert (named["host"], named["port"]) == (found["host"], ",".join(each))
+    jdbc = connection_snippet(shop, "jdbc")
+    assert jdbc.startswith("jdbc:postgresql://db1:5432,")
+    assert "targetServerType=secondary" in jdbc
+    assert "host=" + ",".join(names) in connection_snippet(shop, "service").splitlines()
+
+
 @pytest.mark.parametrize(
     ("parameters", "style", "message"),
     [
@@ -57,6 +77,9 @@ def test_python(dbname: str) -> None:
         (SHOP, "odbc", "there is no style"),
         ({**SHOP, "dbname": "a\nhost=evil"}, "service", "cannot be written"),
         ({**SHOP, "user": "a\0"}, "url", "NUL"),
+        ({**SHOP, "host": "db1,db2,db3", "port": "5432,5433"}, "url", "3 hosts need one port for all or one for each"),
+        ({**SHOP, "host": "db1,"}, "url", "hosts need"),
+        ({**SHOP, "target_session_attrs": "master"}, "jdbc", "target_session_attrs must be one of any, primary"),
     ],
 )
 def test_what_is_refused(parameters: object, style: str, message: str) -> None:
