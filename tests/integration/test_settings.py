@@ -117,6 +117,19 @@ def test_a_limit_that_would_cost_replication_slots_is_refused(fresh: Server) -> 
         fresh.psql("SELECT pg_drop_replication_slot('standby'), pg_drop_replication_slot('idle')")
 
 
+def test_what_the_group_may_read_it_may_read(fresh: Server) -> None:
+    """As on a cluster that was made with initdb -g, whose backups an account of the group makes."""
+    applied(fresh, settings={"work_mem": "8MB"})
+    directory = fresh.data / "conf.d"
+    (directory / "bulwark.conf").unlink()
+    directory.chmod(0o750)
+    try:
+        applied(fresh, settings={"work_mem": "9MB"})
+        assert stat.S_IMODE((directory / "bulwark.conf").stat().st_mode) == 0o640
+    finally:
+        directory.chmod(0o700)
+
+
 def test_the_server_starts_and_dumps_with_the_baseline(fresh: Server) -> None:
     applied(fresh, baseline="default")
     fresh.restart()

@@ -146,6 +146,15 @@ def give(path: str, owner: tuple[int, int]) -> None:
         os.close(handle)
 
 
+def shared_mode(directory: str, mode: int) -> int:
+    """A mode for something new in a directory that its group may read and others may not, as initdb -g makes it: as readable as that."""
+    try:
+        of_directory = stat.S_IMODE(os.stat(directory).st_mode)
+    except OSError:
+        return mode
+    return mode | (mode >> 3 & 0o050) if of_directory & 0o057 == 0o050 else mode
+
+
 def make_directory(path: str, mode: int = 0o700) -> None:
     """Make a directory if it is missing; root gives it to the owner of the one it is in."""
     if os.path.isdir(path):

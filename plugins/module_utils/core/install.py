@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from .database import StatementError
 from .errors import BulwarkError
-from .files import keep, put_back, read_text, reload, remove, write_text
+from .files import keep, put_back, read_text, reload, remove, shared_mode, write_text
 from .patroni import PatroniError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _put(path: str, text: str | None) -> None:
     if text is None:
         remove(path)
     else:
-        write_text(path, text, 0o600)
+        write_text(path, text, shared_mode(os.path.dirname(path), 0o600))
 
 
 class Step(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BulwarkError, PolicyError
 from ..core.facts import read_facts
-from ..core.files import make_directory, read_text, remove
+from ..core.files import make_directory, read_text, remove, shared_mode
 from ..core.install import FileText, Installation, Statement, changed_files, check_writable, install
 from ..core.parameters import split_setting
 from ..core.plan import Change, Effect, Plan
@@ -249,7 +249,8 @@ def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Pa
         install(server, Installation(planned.plan.steps, lambda: _verify(server, planned), _AS_BEFORE))
     else:
         _check_before(planned)
-        make_directory(os.path.dirname(planned.file or ""))
+        directory = os.path.dirname(planned.file or "")
+        make_directory(directory, shared_mode(os.path.dirname(directory), 0o700))
         steps = _by_file(planned)
         install(
             server, Installation(steps, lambda: _verify(server, planned), _AS_BEFORE, lambda session: _check(session, planned, run_command))

@@ -139,6 +139,17 @@ def list_problems(lists: Sequence[RevocationList], authorities: Sequence[Certifi
     return found
 
 
+def ending_lists(lists: Sequence[RevocationList], renew_before: int, now: datetime.datetime) -> list[str]:
+    """The lists that end soon, and that only somebody else can make anew."""
+    soon = now + datetime.timedelta(days=renew_before)
+    return [
+        f"the revocation list of {each.issuer} expires on {day(each.next_update)}: replace it, or PostgreSQL refuses every client"
+        " certificate then"
+        for each in lists
+        if each.next_update is not None and each.next_update < soon
+    ]
+
+
 def renewal_reasons(leaf: Certificate, issuer: Certificate | None, renew_before: int, now: datetime.datetime) -> list[str]:
     """Why a certificate that is good now is to be replaced."""
     found = []

@@ -89,15 +89,14 @@ def _key(options: Mapping[str, Any], staged: str) -> tuple[Any, str | None, Mist
         return None, None, Mistake("key", "is given twice: as a file in key and as a text in key_content")
     if not content and not path and os.path.exists(staged):
         path = staged
-    option = "key_content" if content else "key"
     if not content and not path:
         return None, None, None
     try:
         text = content or _text(str(path))
         problem = mode_problem(str(path)) if path else None
-        return (None, path, Mistake(option, problem)) if problem else (read_key(text), path, None)
+        return (None, path, Mistake("key", problem)) if problem else (read_key(text), path, None)
     except BulwarkError as problem_found:
-        return None, path, Mistake(option, str(problem_found))
+        return None, path, Mistake("key", str(problem_found))
 
 
 def _names(names: list[Any], mistakes: list[Mistake]) -> tuple[str, ...]:

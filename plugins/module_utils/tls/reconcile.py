@@ -19,6 +19,7 @@ from .checks import (
     client_problem,
     day,
     ending_authorities,
+    ending_lists,
     list_problems,
     list_reasons,
     renewal_reasons,
@@ -92,7 +93,10 @@ def decide(
         list_reasons=tuple(list_reasons(wanted.lists, wanted.revoked, wanted.renew_before, now)),
         clients=tuple(each for each in judged if each),
         changes=changes,
-        warnings=tuple(ending_authorities(wanted.authorities, wanted.renew_before, now)),
+        warnings=(
+            *ending_authorities(wanted.authorities, wanted.renew_before, now),
+            *(ending_lists(wanted.lists, wanted.renew_before, now) if wanted.revoked is None else ()),
+        ),
     )
 
 

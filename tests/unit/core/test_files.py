@@ -125,3 +125,9 @@ def test_root_writes_no_file_of_another_account_through_a_link(tmp_path: Path) -
     os.chown(victim, 65534, 65534)
     files.write_text(str(theirs / "bulwark.conf"), "x")
     assert victim.read_text(encoding="utf-8") == "x"
+
+
+@pytest.mark.parametrize(("directory", "mode", "expected"), [(0o750, 0o700, 0o750), (0o750, 0o600, 0o640), (0o700, 0o600, 0o600), (0o755, 0o600, 0o600)])
+def test_what_is_new_is_as_readable_for_a_group_as_its_directory(tmp_path: Path, directory: int, mode: int, expected: int) -> None:
+    tmp_path.chmod(directory)
+    assert files.shared_mode(str(tmp_path), mode) == expected

@@ -88,8 +88,8 @@ def test_a_chain_through_an_intermediate_authority() -> None:
         (pki.certificate("db1", CA, NAMES, uses=[ExtendedKeyUsageOID.CLIENT_AUTH]), {}, "certificate", "lacks serverAuth"),
         (pki.certificate("db1", CA, NAMES, key=rsa.generate_private_key(65537, 1024)), {}, "certificate", "RSA key of 1024 bits"),
         (GOOD, {"key_content": pki.pem_of(pki.new_key())}, "key", "does not fit the certificate"),
-        (GOOD, {"key_content": pki.pem_of(GOOD.key, b"secret")}, "key_content", "is encrypted"),
-        (GOOD, {"key_content": GOOD.pem}, "key_content", "holds no private key"),
+        (GOOD, {"key_content": pki.pem_of(GOOD.key, b"secret")}, "key", "is encrypted"),
+        (GOOD, {"key_content": GOOD.pem}, "key", "holds no private key"),
         (GOOD, {"key_content": None}, "key", "is missing"),
         (GOOD, {"key_content": None, "key": "/nonexistent/key"}, "key", "names the file /nonexistent/key, which is not there"),
         (GOOD, {"key_content": None, "key": "relative/key"}, "key", "is neither PEM text"),
@@ -254,3 +254,14 @@ def test_times_have_a_zone() -> None:
     (certificate,) = material.read_certificates(GOOD.pem)
     assert certificate.not_after.tzinfo == datetime.timezone.utc
     assert certificate.serial_text.lstrip("0") == GOOD.serial.lstrip("0")
+
+
+def test_a_list_of_somebody_else_that_ends_soon_is_a_warning() -> None:
+    ending = pki.revocation_list(CA, days=(-9, 3))
+
+    def warned(**options: Any) -> bool:
+        return any("revocation list of CN=Root expires on" in warning for warning in judge(**options)[0].warnings)
+
+    assert warned(crl=ending)
+    assert not warned(crl=pki.revocation_list(CA))
+    assert not warned(crl=ending, revoked=[])  # of an authority of ours, another one is made
