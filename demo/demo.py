@@ -437,11 +437,12 @@ def demonstrate(server: servers.Server) -> None:
     administrators = [{"system_user": account, "role": "postgres"} for account in sorted(accounts)]
     authority = {"demo_ca_directory": str(CA), "demo_ca_passphrase": secrets.token_urlsafe(24), "demo_keyring": str(KEYRING)}
     authority["demo_application_keyring"] = str(APPLICATION_KEYRING)
-    write_private(
-        "server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, "demo_administrators": administrators, **authority}
-    )
-
     backups = Backups(server) if all(map(shutil.which, Backups.PROGRAMS)) else None
+    maps = {
+        "demo_administrators": administrators,
+        "demo_backup_accounts": [{"system_user": account, "role": "bulwark_backup"} for account in sorted(accounts)] if backups else [],
+    }
+    write_private("server.yml", {"bulwark_login_unix_socket": server.host, "bulwark_login_port": server.port, **maps, **authority})
     write_private("backups.yml", backups.variables if backups else {})
 
     rows = load(server)

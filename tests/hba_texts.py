@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Documents, Permissions, read_policy
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reading import RulesRead, read_rules
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.reconcile import rules_text
 
@@ -156,7 +156,7 @@ def document_survives(seed: int, major: int) -> bool:
     """Whether a document's rules are those of its file, or it is refused for its mistakes."""
     state = State(major, dict.fromkeys(ROLES, frozenset({"x"})), frozenset(DATABASES))
     try:
-        policy = read_policy(document(Random(seed)), IDENT, ["app"], True, Permissions(True, True), state)
+        policy = read_policy(Documents(document(Random(seed)), IDENT), ["app"], True, Permissions(True, True), state)
     except PolicyError as error:
         return bool(error.mistakes)
     found = read(rules_text(policy.rules), major)

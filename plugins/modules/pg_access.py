@@ -71,6 +71,13 @@ options:
     type: list
     elements: str
     default: []
+  kept_roles:
+    description:
+      - Names of roles that something else keeps, such as that of the role C(bulwark.postgresql.pg_backup). They keep what they have, as
+        those of O(protected_roles), unless the policy names them.
+    type: list
+    elements: str
+    default: []
   protected_roles:
     description: Patterns of names of roles that keep what they have unless the policy names them.
     type: list
@@ -199,6 +206,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "allow_mass_revoke": {"type": "bool", "default": False},
     "kept_schemas": {"type": "list", "elements": "str", "default": []},
     "end_sessions": {"type": "bool", "default": False},
+    "kept_roles": {"type": "list", "elements": "str", "default": []},
     "protected_roles": {"type": "list", "elements": "str", "default": ["pg_*", "rds*", "cloudsql*", "azure*", "alloydb*"]},
     **PATIENCE_OPTIONS,
 }
@@ -210,7 +218,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     policy = read_policy(params["policy"], params["passwords"], params["mode"], params["path_prefix"])
     options = Options(
         mode=params["mode"],
-        protected=tuple(params["protected_roles"]),
+        protected=(*params["protected_roles"], *params["kept_roles"]),
         kept_schemas=tuple(params["kept_schemas"]),
         iterations=params["scram_iterations"],
         max_revoke_share=params["max_revoke_share"],

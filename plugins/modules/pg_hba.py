@@ -53,6 +53,10 @@ options:
       - C(comment) is one line that goes into the file above the rule.
     type: raw
     required: true
+  first_rules:
+    description: Rules as in O(rules), which come before them, such as those for backups.
+    type: raw
+    default: []
   ident:
     description:
       - Name of a map to the operating-system users, or names in certificates, and the roles that they may be.
@@ -188,6 +192,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "rules": {"type": "raw", "required": True},
+    "first_rules": {"type": "raw", "default": []},
     "ident": {"type": "raw"},
     "administrators": {"type": "list", "elements": "str"},
     "reject_rest": {"type": "bool", "default": True},
@@ -202,7 +207,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
     """Plan, apply unless in check mode, and return the module's result."""
     params = module.params
-    module.no_log_values.update(secrets_of(params["rules"]))  # in what Ansible itself shows of the options
+    for rules in (params["first_rules"], params["rules"]):
+        module.no_log_values.update(secrets_of(rules))  # in what Ansible itself shows of the options
     patroni = patroni_of(params)
     options = Options(
         administrators=None if params["administrators"] is None else tuple(params["administrators"]),
@@ -212,6 +218,7 @@ def converge(module: AnsibleModule, server: Server) -> dict[str, Any]:
         expected_roles=tuple(params["expected_roles"]),
         expected_databases=tuple(params["expected_databases"]),
         patroni=patroni,
+        first_rules=params["first_rules"],
     )
     planned = plan(server, params["rules"], params["ident"], options, params["path_prefix"])
     changed = bool(planned.plan)

@@ -15,7 +15,7 @@ from ansible_collections.bulwark.postgresql.plugins.module_utils.access.policy i
 from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.model import Log
 from ansible_collections.bulwark.postgresql.plugins.module_utils.audit.policy import read_policy as read_audit
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Documents, Permissions
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import read_policy as read_rules
 from ansible_collections.bulwark.postgresql.plugins.module_utils.row_security.policy import read_policy as read_databases
 
@@ -88,7 +88,7 @@ def test_the_rules_of_the_pages_are_valid(place: str, document: list[Any], ident
     """The engine accepts each on a server that has the roles and databases of the pages."""
     names = ("app_service", "migration_user", "readonly_user", "exporter", "replicator")
     state = State(18, dict.fromkeys(names, frozenset()), frozenset({"shop", "postgres"}))
-    assert len(read_rules(document, ident, (), True, Permissions(), state).rules) > len(document), place
+    assert len(read_rules(Documents(document, ident), (), True, Permissions(), state).rules) > len(document), place
 
 
 def row_security() -> list[tuple[str, Any]]:

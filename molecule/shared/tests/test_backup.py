@@ -54,6 +54,14 @@ def test_a_logical_backup_has_the_tables_and_the_roles(host: Any, backups: dict[
     assert "CREATE ROLE app_service" in host.run(f"{start}/globals.sql.zst.age | zstd -dc").stdout
 
 
+def test_they_are_made_by_a_role_that_is_no_superuser(host: Any, backups: dict[str, dict[str, Any]]) -> None:
+    assert backups
+    assert json.loads(host.file("/etc/bulwark-backup/main.json").content_string)["user"] == "bulwark_backup"
+    asked = "SELECT rolsuper, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    result = host.run(f"runuser -u postgres -- psql -XqAt -U bulwark_backup -d postgres -c {shlex.quote(asked)}")
+    assert result.stdout.strip() == "f|t|t", result.stderr
+
+
 def test_nobody_else_reads_the_directory_and_nothing_in_it_is_plain(host: Any, backups: dict[str, dict[str, Any]]) -> None:
     assert backups
     directory = host.file(DIRECTORY)

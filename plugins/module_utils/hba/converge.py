@@ -22,7 +22,7 @@ from .catalog import file_errors, read_state
 from .lint import lint
 from .match import Answer, first_match, is_expression, role_matches
 from .model import WITH_PASSWORD
-from .policy import Permissions, Policy, read_policy
+from .policy import Documents, Permissions, Policy, read_policy
 from .reconcile import mappings_text, rules_text, written
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Options:
     """How to apply. administrators: None for the applying role, if it connects by its own name through the socket.
 
     expected_roles, expected_databases: names that count as there already, because something earlier in the play makes them.
+    first_rules: rules that come before those of the document.
     """
 
     patroni: Patroni
@@ -46,6 +47,7 @@ class Options:
     has_password: bool = False
     expected_roles: tuple[str, ...] = ()
     expected_databases: tuple[str, ...] = ()
+    first_rules: Any = ()
 
 
 _BY_PATRONI = "Patroni's dynamic configuration"
@@ -77,7 +79,8 @@ def plan(server: Server, document: Any, ident: Any, options: Options, path_prefi
         _check_reach(facts)
         state = _with_expected(read_state(database, facts), options)
         administrators = _administrators(state) if options.administrators is None else options.administrators
-        policy = read_policy(document, ident, administrators, options.reject_rest, options.permissions, state, path_prefix)
+        documents = Documents(document, ident, options.first_rules)
+        policy = read_policy(documents, administrators, options.reject_rest, options.permissions, state, path_prefix)
         _check_own(policy, state, options)
         _check_expressions(policy, state, database, path_prefix)
         if facts.patroni:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..core.document import Node, quoted, text_problem, value_text
@@ -49,9 +49,17 @@ class Policy:
     mappings: tuple[UserMapping, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Documents:
+    """What is declared. rules: the list of rules. ident: map name -> list of system_user and role, or None. first_rules: before rules."""
+
+    rules: Any
+    ident: Any = None
+    first_rules: Any = ()
+
+
 def read_policy(
-    document: Any,
-    ident: Any,
+    documents: Documents,
     administrators: Iterable[str],
     reject_rest: bool,
     permissions: Permissions,
@@ -60,17 +68,18 @@ def read_policy(
 ) -> Policy:
     """Check the document against the server's roles and databases. Raises PolicyError with every mistake.
 
-    document: the list of rules. ident: map name -> list of system_user and role, or None. administrators: roles that get a rule of their
-    own, first.
+    administrators: roles that get a rule of their own, first.
     """
     mistakes: list[Mistake] = []
-    root = Node({"rules": document, "ident": ident}, "", mistakes, ["rules", "ident"])
-    mappings = None if ident is None else tuple(_mappings(root, mistakes, state))
+    declared = {each.name: getattr(documents, each.name) for each in fields(documents)}
+    root = Node(declared, "", mistakes, list(declared))
+    mappings = None if documents.ident is None else tuple(_mappings(root, mistakes, state))
     first = [
         Rule("local", (Token("all"),), (_name(role),), None, "peer", comment="the administrator", path="administrators")
         for role in administrators
     ]
-    rules = [rule for value, path in root.entries("rules") for rule in _rules(value, path, mistakes, state)]
+    entries = [*root.entries("first_rules"), *root.entries("rules")]
+    rules = [rule for value, path in entries for rule in _rules(value, path, mistakes, state)]
     rules = [*first, *(rule for rule in rules if rule not in first)]
     _check_rules(rules, mappings if mappings is not None else state.mappings, permissions, state, mistakes, path_prefix)
     if mistakes:

@@ -10,7 +10,7 @@ import pytest
 
 from ansible_collections.bulwark.postgresql.plugins.module_utils.core.errors import PolicyError
 from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.model import State
-from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Permissions, read_policy
+from ansible_collections.bulwark.postgresql.plugins.module_utils.hba.policy import Documents, Permissions, read_policy
 
 ADMINISTRATOR = {"type": "local", "databases": "all", "roles": "postgres", "method": "peer", "options": {"map": "tests"}}
 IDENT = {"tests": [{"system_user": "root", "role": "postgres"}]}
@@ -55,7 +55,7 @@ def test_a_mistake_is_told_with_its_place(rule: Any, place: str, message: str) -
     for major in range(14, 19):
         state = State(major, {name: frozenset(groups) for name, groups in ROLES.items()}, DATABASES)
         with pytest.raises(PolicyError) as caught:
-            read_policy([ADMINISTRATOR, rule], IDENT, (), True, Permissions(), state, "pg_hba_")
+            read_policy(Documents([ADMINISTRATOR, rule], IDENT), (), True, Permissions(), state, "pg_hba_")
         told = {mistake.path: mistake.message for mistake in caught.value.mistakes}
         assert message in told[place]
 
@@ -75,7 +75,7 @@ def test_a_mistake_is_told_with_its_place(rule: Any, place: str, message: str) -
 def test_a_role_of_a_map_that_can_never_match_is_told(user: str, role: str | None, major: int, message: str) -> None:
     state = State(major, {name: frozenset(groups) for name, groups in ROLES.items()}, DATABASES)
     with pytest.raises(PolicyError) as caught:
-        read_policy([ADMINISTRATOR], {**IDENT, "m": [{"system_user": user, "role": role}]}, (), True, Permissions(), state, "pg_hba_")
+        read_policy(Documents([ADMINISTRATOR], {**IDENT, "m": [{"system_user": user, "role": role}]}), (), True, Permissions(), state, "pg_hba_")
     assert [(mistake.path, message in mistake.message) for mistake in caught.value.mistakes] == [("pg_hba_ident.m[0].role", True)]
 
 
@@ -84,6 +84,16 @@ def test_words_of_maps_are_words_and_names_are_names() -> None:
     roles: list[Any] = ["all", "+team", {"name": "all"}, "app", "/^a"]
     users = [{"system_user": "bob", "role": role} for role in roles]
     users.append({"system_user": "/^(.*)$", "role": r"\1"})
-    policy = read_policy([ADMINISTRATOR], {**IDENT, "m": users}, (), True, Permissions(), state, "pg_hba_")
+    policy = read_policy(Documents([ADMINISTRATOR], {**IDENT, "m": users}), (), True, Permissions(), state, "pg_hba_")
     written = [str(mapping).split(" ")[2] for mapping in policy.mappings or () if mapping.map.text == "m"]
     assert written == ["all", "+team", '"all"', "app", '"/^a"', r'"\1"']
+
+
+def test_first_rules_come_before_the_others_and_have_places_of_their_own() -> None:
+    state = State(18, {name: frozenset(groups) for name, groups in ROLES.items()}, DATABASES)
+    first = {"type": "local", "databases": "all", "roles": "app", "options": {"map": next(iter(IDENT))}}
+    policy = read_policy(Documents([ADMINISTRATOR], IDENT, [first]), (), True, Permissions(), state, "pg_hba_")
+    assert [rule.path for rule in policy.rules][:2] == ["first_rules[0]", "rules[0]"]
+    with pytest.raises(PolicyError) as caught:
+        read_policy(Documents([ADMINISTRATOR, first], IDENT, [first]), (), True, Permissions(), state, "pg_hba_")
+    assert [(mistake.path, "pg_hba_first_rules[0] takes them all" in mistake.message) for mistake in caught.value.mistakes] == [("pg_hba_rules[1]", True)]

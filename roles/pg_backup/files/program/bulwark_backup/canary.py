@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TABLE = "bulwark_backup.canary"
 _MAKE = f"""DO $$BEGIN
 IF to_regclass('{TABLE}') IS NULL THEN
-CREATE SCHEMA IF NOT EXISTS bulwark_backup;
+IF to_regnamespace('bulwark_backup') IS NULL THEN CREATE SCHEMA bulwark_backup; END IF;
 CREATE TABLE {TABLE} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL);
 COMMENT ON TABLE {TABLE} IS 'A row a minute, by which pg-bulwark-backup drill knows how far a restore got';
 END IF; END$$"""

@@ -42,6 +42,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     for name, text in (("list", "the backups"), ("status", "how the backups and the archive stand")):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--json", action="store_true")
+    verbs.add_parser("check-login", help="log in to the server as the backups do")
     verbs.add_parser("verify", help="compare every stored file with its checksum")
     verb = verbs.add_parser("restore", help="make a data directory from a backup and the archive, which recovers when it is started")
     verb.add_argument("directory", help="empty, or not there yet; with --replace, the data directory of a server that is stopped")
@@ -326,6 +327,13 @@ def _check_dump(config: Config, _options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_login(config: Config, _options: argparse.Namespace) -> int:
+    from bulwark_backup.jobs import check_login
+
+    check_login(config)
+    return 0
+
+
 _VERBS = {
     "archive": _archive,
     "fetch": _fetch,
@@ -339,4 +347,5 @@ _VERBS = {
     "canary": _canary,
     "drill": _drill,
     "check-dump": _check_dump,
+    "check-login": _check_login,
 }

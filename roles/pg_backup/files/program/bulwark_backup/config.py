@@ -28,7 +28,8 @@ class Keep:
 class Config:
     """The configuration of one cluster.
 
-    directory: where the backups are. recipients: age public keys, none for no encryption. host, port, user: of the server.
+    directory: where the backups are. recipients: age public keys, none for no encryption. host, port: of the server. user: the role that
+    backups are made by. administrator: a superuser, for restores and drills only.
     bin_directory: that of the server's programs. databases: those that are dumped, none for all. data_directory: of the server.
     metrics_file: for Prometheus' textfile collector, or empty. scratch: the directory that drills restore into. drill_days: the last good
     drill of each kind that is kept may be so many days old; 0 for no promise. service: the unit of systemd that runs the
@@ -42,6 +43,7 @@ class Config:
     host: str = "/var/run/postgresql"
     port: int = 5432
     user: str = "postgres"
+    administrator: str = "postgres"
     bin_directory: str = "/usr/bin"
     databases: tuple[str, ...] = ()
     keep: dict[str, Keep] = field(default_factory=dict)

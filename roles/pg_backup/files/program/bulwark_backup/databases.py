@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from bulwark_backup.backups import LOGICAL, Backup, all_backups, folder, problems
 from bulwark_backup.config import BackupError, Config
@@ -27,6 +28,7 @@ def restore(
     target: the name of the new database. tables: only their rows, such as app.orders; everything else that comes before the data is there, too, and no
     index, key or policy. Raises BackupError, and drops the new database where that failed.
     """
+    config = replace(config, user=config.administrator)  # the only one who may make what others own
     check_server(config)
     backup = chosen(config, name, label)
     target = target or f"{name}_{backup.label.lower()}"

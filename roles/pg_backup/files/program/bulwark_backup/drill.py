@@ -54,7 +54,7 @@ class Drill:
         self._data = os.path.join(self.scratch, "data")
         self._socket = os.path.join(self.scratch, "socket")
         self._log = os.path.join(self.scratch, "server.log")
-        self.there = replace(config, host=self._socket, port=5432, data_directory=self._data)
+        self.there = replace(config, host=self._socket, port=5432, user=config.administrator, data_directory=self._data)
         self.phases: dict[str, float] = {}
         self.checks: list[dict[str, Any]] = []
 

@@ -46,6 +46,11 @@ def query(config: Config, statement: str, database: str = "postgres") -> list[li
     return [row.split("\x1f") for row in text.split("\x1e")] if text else []
 
 
+# What pg_dump gives to superusers alone.
+_LEFT_OUT = """SELECT (SELECT count(*) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()),
+ (SELECT count(*) FROM pg_user_mapping WHERE umoptions IS NOT NULL) FROM pg_roles WHERE rolname = current_user AND NOT rolsuper"""
+
+
 def check_server(config: Config) -> str:
     """The version of the server, if it is the one whose backups are here. Raises BackupError."""
     statement = "SELECT system_identifier::text, current_setting('server_version') FROM pg_control_system()"
@@ -124,7 +129,7 @@ def _logical(config: Config, directory: str, say: Callable[[str], None], myself:
     missing = sorted(set(config.databases) - set(there))
     if missing:
         raise BackupError(f"there is no database {', '.join(missing)}")
-    files, counts = [], {}
+    files, counts, incomplete = [], {}, {}
     globals_of = [config.program("pg_dumpall"), "--globals-only", *login(config)]
     files.append(_store(config, directory, "globals.sql", "roles and tablespaces", [globals_of], say)[0])
     for number, name in enumerate(config.databases or there):
@@ -132,8 +137,28 @@ def _logical(config: Config, directory: str, say: Callable[[str], None], myself:
         stored, said = _store(config, directory, f"database{number}.dump", name, [dump, myself("check-dump")], say)
         files.append(stored)
         counts[name] = int(said.rpartition("entries: ")[2])
+        if left_out := _left_out(config, name):
+            incomplete[name] = left_out
     superuser = query(config, "SELECT rolname FROM pg_roles WHERE oid = 10")[0][0]
-    return files, {"entries": counts, "superuser": superuser}
+    return files, {"entries": counts, "superuser": superuser, "left_out": incomplete}
+
+
+def _left_out(config: Config, name: str) -> str:
+    """What the dump of a database does not have because it was not made by a superuser, in words."""
+    found = query(config, _LEFT_OUT, name)
+    subscriptions, mappings = map(int, found[0]) if found else (0, 0)
+    parts = [f"{subscriptions} subscriptions"] if subscriptions else []
+    return ", ".join([*parts, *([f"the options of {mappings} user mappings"] if mappings else [])])
+
+
+def check_login(config: Config) -> None:
+    """Log in as the backups do, to a database and, where there are physical ones, for replication. Raises BackupError."""
+    check_server(config)
+    if "physical" in config.keep:
+        command = [config.program("psql"), "-XqAt", *login(config), "-d", "replication=true", "-c", "IDENTIFY_SYSTEM"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise BackupError(f"psql failed: {' '.join(done.stderr.split())}")
 
 
 def conninfo(name: str) -> str:

@@ -46,6 +46,8 @@ def status(config: Config, now: datetime) -> dict[str, Any]:
         }
         if kind in config.keep and not backups:
             problems.append(f"there is no {kind} backup")
+        left_out = backups[-1].facts.get("left_out", {}) if backups else {}
+        problems += [f"the dump of {name} in {backups[-1].label} lacks {what}, which only a superuser can dump" for name, what in left_out.items()]
     ready = _ready(config)
     found: dict[str, Any] = {
         "directory": config.directory,
