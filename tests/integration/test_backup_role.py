@@ -278,7 +278,8 @@ def test_physical_backups_alone_need_less(hardened: Host) -> None:
     hardened.play(parts=1, pg_backup_jobs={"physical": {"cron": "1 1 * * *"}}, pg_backup_canary=False)
     row = query(
         hardened.server,
-        "SELECT rolreplication, rolbypassrls, 'lo_compat_privileges=on' = ANY (rolconfig), ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = a.oid)"
+        "SELECT rolreplication, rolbypassrls, 'lo_compat_privileges=on' = ANY (rolconfig),"
+        " ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = a.oid)"
         f" FROM pg_roles a WHERE rolname = '{ROLE}'",
     )
     assert row == [(True, False, False, ["pg_read_all_stats"])]
