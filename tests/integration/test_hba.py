@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import random
 import stat
@@ -281,6 +282,16 @@ def test_maps_of_included_files_and_changed_files_of_names(fresh: Server) -> Non
     mapped = {"databases": "shop", "roles": "app", "addresses": "127.0.0.0/8", "method": "cert", "options": {"map": "m2"}}
     result = run(fresh, rules=[administrator, mapped], ident=None, allow_weak=True, check=True)
     assert not result.get("failed"), result["msg"]
+
+
+def test_a_name_that_is_not_utf_8_is_shown_and_survives(fresh: Server) -> None:
+    path = fresh.data / "pg_hba.conf"
+    path.write_bytes(servers.HBA.encode() + b"local all m\xfcller trust # caf\xe9\n")
+    info = module.run(fresh, "pg_hba_info")
+    assert info["rules"][-1]["roles"] == ["m\\xfcller"]
+    for result in (info, run(fresh, check=True), run(fresh)):
+        assert not result.get("failed"), result["msg"]
+        json.dumps(result, ensure_ascii=False).encode()  # which Ansible refuses to read otherwise
 
 
 def test_files_are_read_as_the_server_reads_them(fresh: Server) -> None:

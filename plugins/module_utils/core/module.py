@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -111,12 +111,36 @@ def outcome(module: AnsibleModule, server: Server, proposal: Proposal) -> dict[s
     return result
 
 
+class _Module(AnsibleModule):
+    """A module whose answer Ansible can read: bytes of a file that are not UTF-8, which survive here as surrogates, are shown as \\xfc."""
+
+    def warn(self, warning: str, **more: Any) -> None:
+        """As Ansible's."""
+        super().warn(_readable(warning), **more)
+
+    def exit_json(self, **result: Any) -> NoReturn:
+        """As Ansible's."""
+        super().exit_json(**_readable(result))
+
+    def fail_json(self, msg: str, **result: Any) -> NoReturn:
+        """As Ansible's."""
+        super().fail_json(_readable(msg), **_readable(result))
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {key: _readable(each) for key, each in value.items()}
+    return [_readable(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def run(options: Mapping[str, Any], body: Callable[[AnsibleModule, Server], dict[str, Any]], *, log_options: bool = True) -> None:
     """Make the module, run its body against the server that its login options name, and end with its result or with one clear error.
 
     log_options: Ansible writes the options to the host's own log; False where secrets stand in the midst of them.
     """
-    module = AnsibleModule(argument_spec={**LOGIN_OPTIONS, **options}, supports_check_mode=True, no_log=not log_options)
+    module = _Module(argument_spec={**LOGIN_OPTIONS, **options}, supports_check_mode=True, no_log=not log_options)
     if PSYCOPG2_ERROR is not None:
         module.fail_json(msg=missing_required_lib("psycopg2"), exception=PSYCOPG2_ERROR)
     parameters = {**connection_parameters(module.params), "connect_timeout": _CONNECT_TIMEOUT}
