@@ -19,13 +19,19 @@ Query = Callable[..., str]
         ("log_disconnections", "on"),
         ("log_lock_waits", "on"),
         ("password_encryption", "scram-sha-256"),
-        ("idle_in_transaction_session_timeout", "10min"),
+        ("client_connection_check_interval", "10s"),
+        ("idle_in_transaction_session_timeout", "0"),  # of a superuser, whom the limit is not for
         ("max_slot_wal_keep_size", "64GB"),
         ("log_statement", "all"),
     ],
 )
 def test_in_force(query: Query, name: str, value: str) -> None:
     assert query(f"SHOW {name}") == value
+
+
+def test_limits_of_time_are_for_everybody_else(query: Query) -> None:
+    setting = "SELECT setting FROM pg_file_settings WHERE name = 'idle_in_transaction_session_timeout' AND applied"
+    assert query(setting) == "10min"
 
 
 def test_the_file_is_the_server_s_alone(host: Any, query: Query) -> None:

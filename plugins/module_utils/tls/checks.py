@@ -98,7 +98,9 @@ def authority_problems(authorities: Sequence[Certificate], now: datetime.datetim
             )
         problem = _validity(each, now) or weakness(each)
         if problem:
-            found.append(f"{each.subject} {problem}")
+            ended = each.not_after < now
+            way = ": leave it out (pg_ssl_ca_keep_old: false, for the old one of the role's own), or have a new one" if ended else ""
+            found.append(f"{each.subject} {problem}{way}")
     if authorities and not found and not any(each.self_signed for each in authorities):
         found.append("has no root: chains end in a certificate that signed itself")
     return found

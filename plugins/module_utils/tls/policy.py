@@ -71,14 +71,23 @@ def _read(option: str, options: Mapping[str, Any], reader: Callable[[str], Read]
         return None
 
 
+_DER = "in DER, not in PEM: openssl x509 (or pkey, or crl) -inform der writes it in PEM"
+
+
 def _text(value: str) -> str:
     if _BEGIN in value:
         return value
+    if value.startswith("0") and any(not character.isprintable() for character in value):
+        raise MaterialError(f"is {_DER}")
     if not os.path.isabs(value):
         raise MaterialError(f"is neither PEM text (-----BEGIN ...) nor an absolute path, but {quoted(value)}")
     text = read_text(value)
     if text is None:
         raise MaterialError(f"names the file {value}, which is not there")
+    if _BEGIN not in text and not text.isprintable() and text.startswith("0"):
+        raise MaterialError(
+            f"names the file {value}, which is in DER, not in PEM: openssl x509 (or pkey, or crl) -inform der writes it in PEM"
+        )
     return text
 
 

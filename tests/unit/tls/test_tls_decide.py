@@ -8,6 +8,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
@@ -115,7 +116,7 @@ def test_what_is_wrong(holder: pki.Holder, options: dict[str, Any], place: str, 
     [
         (pki.certificate("Root", ca=False), "lacks the CA flag"),
         (pki.certificate("Root"), "lacks the CA flag"),
-        (pki.authority("Root", days=(-9, -1)), "has expired on"),
+        (pki.authority("Root", days=(-9, -1)), "leave it out (pg_ssl_ca_keep_old: false"),
         (pki.authority("Issuing", CA), "has no root"),
     ],
 )
@@ -265,3 +266,12 @@ def test_a_list_of_somebody_else_that_ends_soon_is_a_warning() -> None:
     assert warned(crl=ending)
     assert not warned(crl=pki.revocation_list(CA))
     assert not warned(crl=ending, revoked=[])  # of an authority of ours, another one is made
+
+
+def test_der_is_told_from_pem(tmp_path: Path) -> None:
+    path = tmp_path / "db1.der"
+    path.write_bytes(GOOD.certificate.public_bytes(serialization.Encoding.DER))
+    for text in (str(path), path.read_bytes().decode("utf-8", "surrogateescape")):
+        mistakes: list[Mistake] = []
+        read_policy({"names": NAMES, "certificate": text, "key_content": GOOD.key_pem, "renew_before": 30}, "/nonexistent", mistakes)
+        assert [(mistake.path, "in DER, not in PEM" in mistake.message) for mistake in mistakes] == [("certificate", True)]
