@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.module import apply, converge, plan, refused, unchanged
-from tests.integration.sql import execute, query
+from tests.integration.sql import execute, query, session
 
 OWNER = {"roles": {"owner_grp": {}, "app": {"inherit": False, "member_of": ["owner_grp"]}}}
 
@@ -136,3 +136,38 @@ def test_a_login_role_that_makes_objects_by_a_membership_alone_is_told(cluster: 
     assert "bar_user may make objects in d1.data as a member of bar_owner" in warnings
     schema["profiles"]["bar_user"] = "migration"
     assert "bar_user may make" not in str(apply(cluster, policy).get("warnings"))
+
+
+@pytest.mark.parametrize("mode", ["managed", "additive"])
+@pytest.mark.parametrize("statements", [
+    ["GRANT team TO old WITH ADMIN OPTION", "SET SESSION AUTHORIZATION old", "GRANT team TO dev WITH ADMIN OPTION", "SET SESSION AUTHORIZATION dev",
+     "GRANT team TO third"],
+    ["GRANT CONNECT ON DATABASE d1 TO old WITH GRANT OPTION", "SET SESSION AUTHORIZATION old", "GRANT CONNECT ON DATABASE d1 TO dev"],
+    ["GRANT SELECT ON pg_catalog.pg_authid TO old WITH GRANT OPTION", "SET SESSION AUTHORIZATION old", "GRANT SELECT ON pg_catalog.pg_authid TO dev"],
+])  # fmt: skip
+def test_what_a_leaver_passed_on_goes_with_it(cluster: Any, mode: str, statements: list[str]) -> None:
+    execute(cluster, "CREATE DATABASE d1", *(f"CREATE ROLE {name} LOGIN" for name in ("old", "dev", "third", "team")))
+    execute(cluster, *statements)
+    converge(cluster, {"roles": {"old": {"state": "absent"}}, "databases": {"postgres": {}}}, mode=mode)
+
+
+def test_a_leaver_s_event_trigger_needs_a_superuser(cluster: Any) -> None:
+    execute(cluster, "CREATE DATABASE d1", "CREATE ROLE old SUPERUSER", "CREATE ROLE boss SUPERUSER", "CREATE ROLE heir")
+    function = "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'"
+    execute(cluster, function, "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f()", "ALTER EVENT TRIGGER e OWNER TO old", db="d1")
+    policy: dict[str, Any] = {"roles": {"old": {"state": "absent", "reassign_to": "heir"}}, "databases": {"d1": {}}}
+    for check in (True, False):
+        assert "roles.old.reassign_to: owns event trigger e in database" in refused(cluster, policy, check=check)
+    policy["roles"]["old"]["reassign_to"] = "boss"
+    converge(cluster, policy)
+
+
+def test_a_leaver_s_subscription_is_reassigned(cluster: Any) -> None:
+    execute(cluster, "CREATE DATABASE d1", "CREATE ROLE old SUPERUSER", "CREATE ROLE boss SUPERUSER")
+    with session(cluster, "d1") as connection:
+        connection.cursor().execute("CREATE SUBSCRIPTION s CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)")
+        connection.cursor().execute("ALTER SUBSCRIPTION s OWNER TO old")
+        try:
+            converge(cluster, {"roles": {"old": {"state": "absent", "reassign_to": "boss"}}, "databases": {"d1": {}}})
+        finally:
+            connection.cursor().execute("DROP SUBSCRIPTION s")

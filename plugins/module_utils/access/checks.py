@@ -181,7 +181,7 @@ def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
             known.setdefault((each.kind, each.schema or ""), set()).add(each.name)
             if each.kind == TABLE and each.relkind in ("v", "m"):
                 known.setdefault((VIEW, each.schema or ""), set()).add(each.name)
-    mistakes: list[Mistake] = []
+    mistakes: list[Mistake] = list(_heir_mistakes(scope, contents))
     for grant in scope.grants_in.get(contents.database, ()):
         if grant.names is not None:
             place = (grant.kind, grant.schema or "")
@@ -189,6 +189,18 @@ def contents_mistakes(scope: Scope, contents: Contents) -> list[Mistake]:
             mistakes.extend(_missing_names(grant, known.get(place, set()), near))
             mistakes.extend(_missing_columns(grant, contents.columns))
     return mistakes
+
+
+def _heir_mistakes(scope: Scope, contents: Contents) -> Iterator[Mistake]:
+    """What only a superuser may own, and a role that is to inherit it is none."""
+    kinds = ("event trigger ", "subscription ") if scope.major < 16 else ("event trigger ",)
+    superusers = scope.superusers | {role.name for role in scope.policy.roles if role.superuser}
+    for role in scope.policy.absent_roles:
+        theirs = [each for each in contents.owned.get(role.name, ()) if each.startswith(kinds)]
+        if theirs and role.reassign_to and role.reassign_to not in superusers:
+            place = f'{", ".join(theirs)} in database "{contents.database}"'
+            text = f"owns {place}, which only a superuser may own, and {role.reassign_to} is none"
+            yield Mistake(f"{role.path}.reassign_to", f"{text}: give it another owner first")
 
 
 def _missing_names(grant: Grant, known: set[str], others: set[str]) -> Iterator[Mistake]:

@@ -358,7 +358,10 @@ def _owned(database: Database, roles: Sequence[str]) -> dict[str, tuple[str, ...
     for role, description in database.query(
         "SELECT r.rolname, pg_catalog.pg_describe_object(s.classid, s.objid, s.objsubid) FROM pg_catalog.pg_shdepend s"
         " JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid"
-        " JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() AND s.dbid = d.oid"
+        " JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() AND (s.dbid = d.oid"
+        # a subscription is in a database, and its owner in a catalog of the whole server
+        " OR EXISTS (SELECT FROM pg_catalog.pg_subscription b WHERE s.classid = 'pg_catalog.pg_subscription'::pg_catalog.regclass"
+        " AND b.oid = s.objid AND b.subdbid = d.oid))"
         " WHERE s.deptype = 'o' AND s.classid <> 'pg_catalog.pg_default_acl'::pg_catalog.regclass AND r.rolname = ANY(%(roles)s)",
         {"roles": list(roles)},
     ):

@@ -82,7 +82,7 @@ def _shared_objects(scope: Scope, cluster: Cluster, named: list[str]) -> list[Ob
     going = {role.name for role in scope.policy.absent_roles}
     for name, facts in sorted(cluster.databases.items()):
         # Of a database that the policy does not name, only what the roles that go own or hold is looked at.
-        held = tuple(entry for entry in facts.acl if entry.grantee in going)
+        held = tuple(entry for entry in facts.acl if {entry.grantee, entry.grantor} & going)
         if name not in named and (held or facts.owner in scope.reassigned):
             objects.append(ObjectClass(DATABASE, facts.owner, held, name, None, name, (name,)))
     return objects
@@ -163,8 +163,8 @@ def _system_rights(contents: Contents) -> list[Change]:
     return [
         Change(
             f"role {role}",
-            f"{role}: {kind.lower()} {name}  -ALL",
-            st.compose("REVOKE ALL ON {} {} FROM {}", st.keywords(kind), st.keywords(name), st.identifier(role)),
+            f"{role}: {kind.lower()} {name}  -ALL, and from whom it passed that on",
+            st.compose("REVOKE ALL ON {} {} FROM {} CASCADE", st.keywords(kind), st.keywords(name), st.identifier(role)),
             contents.database,
             Effect.REVOKE,
             privileges=1,

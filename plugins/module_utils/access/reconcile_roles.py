@@ -199,8 +199,10 @@ def _membership_decisions(scope: Scope, cluster: Cluster) -> tuple[list[Membersh
         actual.setdefault((entry.member, entry.role), []).append(entry)
     revocations: list[Membership] = []
     declared: list[tuple[Membership, Membership | None]] = []
+    passed_on = _passed_on(scope, cluster)
     for pair in sorted(set(actual) | set(wanted)):
-        entries = actual.get(pair, [])
+        entries = [entry for entry in actual.get(pair, []) if entry not in passed_on]
+        revocations.extend(entry for entry in actual.get(pair, []) if entry in passed_on)
         if pair in wanted:
             keep = _kept(wanted[pair], entries, cluster)
             if scope.mode != "additive":
@@ -209,6 +211,20 @@ def _membership_decisions(scope: Scope, cluster: Cluster) -> tuple[list[Membersh
         else:
             revocations.extend(entry for entry in entries if scope.may_revoke_membership(entry, cluster) and not _is_makers(entry, cluster))
     return revocations, declared
+
+
+def _passed_on(scope: Scope, cluster: Cluster) -> set[Membership]:
+    """What roles that are to go have granted, and what was granted by that: PostgreSQL (16+) drops no grantor."""
+    absent = {role.name for role in scope.policy.absent_roles}
+    found: set[Membership] = set()
+    while True:
+        left = [entry for entry in cluster.memberships if entry not in found]
+        may_grant = {(entry.member, entry.role) for entry in left if entry.admin}
+        lost = {(entry.member, entry.role) for entry in found if entry.admin} - may_grant
+        more = {entry for entry in left if entry.grantor in absent or (entry.grantor, entry.role) in lost}
+        if not more:
+            return found
+        found |= more
 
 
 def _is_creators(entry: Membership, cluster: Cluster) -> bool:
