@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests import servers
 from tests.integration.module import apply, converge, info, plan, refused, run, unchanged
 from tests.integration.sql import execute, query, value
+from tests.servers import majors
 
 MASTER: dict[str, Any] = {"login_user": "master"}
 ENTERS = [{"to": "master", "privileges": ["CONNECT"]}]
@@ -157,3 +159,25 @@ def test_a_quoted_signature_is_found(cluster: Any) -> None:
     schema = {"grants": [{"to": "r", "privileges": ["EXECUTE"], "functions": ['"F x"(varchar[])']}]}
     converge(cluster, {"roles": {"r": {}}, "databases": {"d1": {"schemas": {"app": schema}}}})
     assert value(cluster, """SELECT has_function_privilege('r', 'app."F x"(varchar[])', 'EXECUTE')""", db="d1") is True
+
+
+@pytest.mark.newest
+def test_a_database_that_is_too_large_for_the_lock_table_is_done_in_parts() -> None:
+    small = {"max_locks_per_transaction": "10", "max_connections": "20", "max_prepared_transactions": "0", "max_worker_processes": "0"}
+    with servers.running(max(majors()), **small) as server:
+        execute(server, "CREATE DATABASE d1", "CREATE ROLE app", "CREATE ROLE owner")
+        execute(server, "CREATE SCHEMA app", db="d1")
+        for start in range(0, 6000, 100):  # as many as one transaction can hold
+            execute(server, f"SELECT count(lo_create({start} + n + 100000)) FROM generate_series(1, 100) n", db="d1")
+        for start in range(0, 600, 20):
+            make = "EXECUTE format('CREATE TABLE app.t%s (id serial PRIMARY KEY, a text UNIQUE)', n)"
+            execute(server, f"DO $$BEGIN FOR n IN {start}..{start + 19} LOOP {make}; END LOOP; END$$", db="d1")
+        grant = {"to": "app", "privileges": ["SELECT", "UPDATE"], "large_objects": "all"}
+        schema = {"owner": "owner", "objects_owner": "owner"}
+        database = {"grants": [{"to": "app", "privileges": ["CONNECT"]}, grant], "schemas": {"app": schema}}
+        policy = {"roles": {"app": {}, "owner": {}}, "databases": {"d1": database}}
+        assert "transactions: one would hold more locks" in str(plan(server, policy)["warnings"])
+        converge(server, policy)
+        assert value(server, "SELECT count(*) FROM pg_largeobject_metadata WHERE has_largeobject_privilege('app', oid, 'UPDATE')", db="d1") == 6000
+        owned = "SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r' AND relowner = 'owner'::regrole"
+        assert value(server, owned, db="d1") == 600

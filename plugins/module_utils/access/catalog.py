@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 BOOTSTRAP_SUPERUSER = 10  # the OID of the role that initdb made
 
 
+# How many locks all sessions together may hold; PostgreSQL keeps a little more room.
+_LOCK_TABLE = """
+SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
+ * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint)
+"""
+
+
 def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
     """Roles, memberships, databases, tablespaces and parameter privileges. removable: roles whose possessions to list."""
     names = role_names(database)
@@ -53,6 +60,7 @@ def read_cluster(database: Database, removable: Iterable[str] = ()) -> Cluster:
             database.value("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND datname IS NOT NULL")
         ),
         login_password=database.login_password,
+        lock_table=int(database.value(_LOCK_TABLE)),
     )
 
 

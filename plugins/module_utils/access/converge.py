@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..core.catalog import read_settled
+from ..core.catalog import read_consistently
 from ..core.errors import BulwarkError, Mistake, PolicyError
-from ..core.plan import Change, Patience, Plan, apply_alone, apply_planned, in_parts, within
+from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transaction, apply_planned, in_parts, within
 from .catalog import read_cluster, refreshed
 from .checks import cluster_mistakes, contents_mistakes
 from .contents import BULK_KINDS, read_contents, with_names
@@ -30,7 +30,7 @@ from .reconcile_roles import creator_notes, membership_notes, password_notes, pl
 from .scope import Scope, scope_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..core.database import Database as Session
     from ..core.database import Server
@@ -134,7 +134,7 @@ class Convergence:
 
     def plan(self) -> Planned:
         """The plan, from read-only transactions. Raises PolicyError with all mistakes, or BulwarkError where a guard refuses."""
-        return read_settled(self._plan)
+        return read_consistently(self._plan)
 
     def _plan(self) -> Planned:
         with self._server.connect() as session, session.reading():
@@ -162,7 +162,12 @@ class Convergence:
             databases=tuple(databases),
             removals=Plan(tuple(plan_removals(scope, cluster))),
             own_password=Plan(tuple(plan_own_password(scope, cluster, self._options.iterations))),
-            notes=(*password_notes(scope, cluster), *membership_notes(scope, cluster), *creator_notes(scope, cluster)),
+            notes=(
+                *password_notes(scope, cluster),
+                *membership_notes(scope, cluster),
+                *creator_notes(scope, cluster),
+                *_lock_notes(databases, cluster),
+            ),
             scope=scope,
             cluster=cluster,
         )
@@ -232,7 +237,7 @@ class Convergence:
                     done.append(f"creation of {change.object}")
             for database, part in planned.databases:
                 if part:
-                    retries += self._apply_database(planned, database, part)
+                    retries += self._apply_database(planned, database, part, done)
                     done.append(f'database "{database.name}"')
             if planned.removals:
                 with self._server.connect() as session:
@@ -283,7 +288,7 @@ class Convergence:
         cluster = self._read_cluster(session)
         return Plan(tuple(plan_own_password(self._scope(cluster), cluster, self._options.iterations)))
 
-    def _apply_database(self, planned: Planned, database: Database, part: Plan) -> int:
+    def _apply_database(self, planned: Planned, database: Database, part: Plan, done: list[str]) -> int:
         with self._server.connect(database.name) as session:
             existing = 0
 
@@ -296,7 +301,12 @@ class Convergence:
             def check(fresh: Plan) -> None:
                 check_revocations(fresh, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
 
-            return self._apply_part(f'database "{database.name}"', session, part, left, check)
+            retries = 0
+            *first, last = part.in_transactions(_most_locks(planned.cluster))
+            for number, each in enumerate(first, 1):
+                retries += apply_in_transaction(session, each.changes, Plan, self._options.patience)  # the last one is verified for all
+                done.append(f'part {number} of {len(first) + 1} of database "{database.name}"')
+            return retries + self._apply_part(f'database "{database.name}"', session, last, left, check)
 
     def stale_sessions(self) -> tuple[OpenSessions, ...]:
         """Sessions of roles of the policy that could not be begun any more, as apply() has found and, where that is asked, ended them."""
@@ -310,6 +320,22 @@ class Convergence:
                 session.query("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest(%(pids)s::int[]) pid", {"pids": pids})
         self._stale = tuple(found)
         return self._stale
+
+
+def _most_locks(cluster: Cluster) -> int:
+    """How many locks of the server's table one transaction may take, so that others find room."""
+    return cluster.lock_table // 2
+
+
+def _lock_notes(databases: Iterable[tuple[Database, Plan]], cluster: Cluster) -> Iterator[str]:
+    """Which databases are too large for one transaction."""
+    for database, plan in databases:
+        parts = len(plan.in_transactions(_most_locks(cluster)))
+        if parts > 1:
+            yield (
+                f'database "{database.name}" takes {parts} transactions: one would hold more locks than half of what the server has room'
+                f" for ({cluster.lock_table} = max_locks_per_transaction x connections). What is interrupted goes on with the next run"
+            )
 
 
 def summary(planned: Planned) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..core.catalog import PUBLIC, read_settled
+from ..core.catalog import PUBLIC, read_consistently
 from ..core.errors import BulwarkError, nearest
 from .catalog import read_cluster
 from .contents import read_contents
@@ -29,7 +29,7 @@ def inspect(server: Server, databases: Sequence[str] | None, roles: Sequence[str
     left_out: databases that this role may not connect to. passed_on: rights that others than the owner gave.
     Raises BulwarkError for what does not exist.
     """
-    return read_settled(lambda: _inspected(server, databases, roles))
+    return read_consistently(lambda: _inspected(server, databases, roles))
 
 
 def _inspected(server: Server, databases: Sequence[str] | None, roles: Sequence[str] | None) -> dict[str, Any]:

@@ -211,7 +211,7 @@ class Cluster:
 
     parameters: the names of all settings in lower case. encodings: the names of those that a database may have. names: OID ->
     role, and 0 -> PUBLIC. sessions: of the applying role, this one included. login_password: what this session logged in with, None
-    where the server asked for none.
+    where the server asked for none. lock_table: how many locks all sessions together may hold.
     """
 
     version: int
@@ -230,6 +230,7 @@ class Cluster:
     holdings: tuple[Holding, ...] = ()
     sessions: int = 1
     login_password: str | None = field(default=None, repr=False)
+    lock_table: int = 0
 
 
 @dataclass(frozen=True)

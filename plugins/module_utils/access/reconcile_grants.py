@@ -323,6 +323,7 @@ def _change(
         effect=step.effect,
         privileges=each_grantee * len(grantees) + len(step.passed_on) * len(names),
         from_roles=0 if step.effect is Effect.GRANT else each_grantee * sum(name != PUBLIC for name in grantees),
+        locks=len(names) if kind == LARGE_OBJECT else 0,  # for other kinds GRANT keeps none
     )
 
 

@@ -27,6 +27,8 @@ _ALTER_RELATION: Mapping[str, str] = {
     "S": "SEQUENCE",
 }
 _ALTER_OTHER: Mapping[str, str] = {DATABASE: "DATABASE", SCHEMA: "SCHEMA", FUNCTION: "FUNCTION", TYPE: "TYPE", TABLESPACE: "TABLESPACE"}
+_LOCKS_OF_RELATION = 8  # a table with its sequence, its TOAST table and their indexes
+
 _WITH_OBJECTS_OWNER = frozenset({TABLE, SEQUENCE, FUNCTION, TYPE})
 
 
@@ -93,4 +95,5 @@ def _change(database: str | None, objects: ObjectClass, name: str, owner: str) -
             st.identifier(owner),
         ),
         database=database,
+        locks=_LOCKS_OF_RELATION if kind in (TABLE, SEQUENCE) else 1,
     )

@@ -60,7 +60,7 @@ class RoleNames(dict[int, str]):
         )
 
 
-def read_settled(read: Callable[[], T]) -> T:
+def read_consistently(read: Callable[[], T]) -> T:
     """What a function reads in several sessions; read again where somebody made a role between two of them.
 
     Raises UnknownRoleError where that does not help: the role is gone.

@@ -52,7 +52,7 @@ class Change:
     takes (a step, a patch of Patroni's configuration); None where another change makes this one, too.
     database: where it runs, None for what belongs to the whole server. section: its heading in the diff, None for that of its database.
     privileges: how many it gives or takes, over all objects and grantees. from_roles: those that it takes and that somebody once granted
-    to a role, not PUBLIC's.
+    to a role, not PUBLIC's. locks: about how many it holds until its transaction ends, where they are many.
     """
 
     object: str
@@ -63,6 +63,7 @@ class Change:
     section: str | None = None
     privileges: int = 0
     from_roles: int = 0
+    locks: int = 0
 
     @property
     def heading(self) -> str:
@@ -128,6 +129,18 @@ class Plan:
     def sql(self, database: Database) -> list[str]:
         """The statements in order, secrets hidden."""
         return [change.sql(database) for change in self.changes]
+
+    def in_transactions(self, most: int) -> list[Plan]:
+        """The plan cut where one transaction would hold more locks than that. Nothing is cut where they are fewer."""
+        parts: list[list[Change]] = [[]]
+        held = 0
+        for change in self.changes:
+            if held and held + change.locks > most:
+                parts.append([])
+                held = 0
+            parts[-1].append(change)
+            held += change.locks
+        return [Plan(tuple(part)) for part in parts]
 
     def diff(self) -> str:
         """The plan in the policy's own terms, a heading for each section."""
