@@ -110,12 +110,13 @@ class Rule:
 def address_parts(address: Token) -> list[str]:
     """An address as the fields of a file: one, or an address and a mask."""
     first, blank, second = address.text.partition(" ")
-    if blank and _is_ip(first) and _is_ip(second):
+    if blank and is_ip(first) and is_ip(second):
         return [first, second]
     return [address.text]
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """Whether a text is an address in full, each part of it a decimal number (or in IPv6)."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -16,7 +16,7 @@ from .coverage import Coverage
 from .grammar import Token
 from .lint import is_unknown_role, role_name, unknown_databases, unknown_roles
 from .match import is_expression
-from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping
+from .model import METHODS, SECRET_OPTIONS, TYPES, WEAK, Rule, UserMapping, is_ip
 from .reading import as_ip, method_problem, options_problem
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _address(item: Any) -> tuple[str | None, Token]:
     address = as_ip(host)
     if address is None and not _HOST.fullmatch(item):
         return f"{quoted(item)} is no address, network or host" + ("" if item.isascii() else "; write it in ASCII (xn--...)"), Token("")
-    if address is not None and not _is_full(host):
+    if address is not None and not is_ip(host):
         return f"{quoted(item)} is short for {address}, or has octal parts: write it in full", Token("")
     if address is None:
         return None, Token(item)
@@ -245,15 +245,6 @@ def _address(item: Any) -> tuple[str | None, Token]:
         )
     except ValueError:
         return f"{quoted(item)} is no network: the part after / is a number from 0 to {address.max_prefixlen}", Token("")
-
-
-def _is_full(host: str) -> bool:
-    """Whether an address is written in full, each part as a decimal number (or in IPv6)."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _options(node: Node) -> Iterable[tuple[str, str]]:
