@@ -48,6 +48,16 @@ def test_owners_change_in_an_order_that_postgresql_allows(shop: Any) -> None:
     assert owners == [("migration_user",)]
 
 
+def test_what_it_has_to_be_granted_first_is_told_by_a_check(shop: Any) -> None:
+    execute(shop, "CREATE ROLE migration_user", "CREATE ROLE other")
+    roles = {"migration_user": {"keep_members": ["master"]}, "other": {"connection_limit": 5}}
+    policy = {"roles": roles, "databases": {"shop": {"grants": ENTERS, "schemas": {"app": {"objects_owner": "migration_user"}}}}}
+    warnings = str(plan(shop, policy, **MASTER)["warnings"])
+    assert 'GRANT "migration_user" TO "master"' in warnings
+    assert ('GRANT "other" TO "master" WITH ADMIN OPTION' in warnings) is (shop.major >= 16)
+    assert "may not do all of this" not in str(plan(shop, policy).get("warnings"))
+
+
 def test_its_own_membership_in_what_it_makes(shop: Any) -> None:
     if shop.major < 16:
         return

@@ -144,6 +144,7 @@ def test_a_login_role_that_makes_objects_by_a_membership_alone_is_told(cluster: 
      "GRANT team TO third"],
     ["GRANT CONNECT ON DATABASE d1 TO old WITH GRANT OPTION", "SET SESSION AUTHORIZATION old", "GRANT CONNECT ON DATABASE d1 TO dev"],
     ["GRANT SELECT ON pg_catalog.pg_authid TO old WITH GRANT OPTION", "SET SESSION AUTHORIZATION old", "GRANT SELECT ON pg_catalog.pg_authid TO dev"],
+    ["GRANT SELECT ON pg_catalog.pg_authid TO dev WITH GRANT OPTION", "SET SESSION AUTHORIZATION dev", "GRANT SELECT (rolname) ON pg_catalog.pg_authid TO old"],
 ])  # fmt: skip
 def test_what_a_leaver_passed_on_goes_with_it(cluster: Any, mode: str, statements: list[str]) -> None:
     execute(cluster, "CREATE DATABASE d1", *(f"CREATE ROLE {name} LOGIN" for name in ("old", "dev", "third", "team")))

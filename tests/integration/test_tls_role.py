@@ -330,6 +330,10 @@ def test_a_revoked_client_is_refused(own: Estate, tmp_path: Path) -> None:
     assert own.psql(**own.certificate_of("leaver")).startswith("t|")
     assert own.psql(**own.certificate_of("reporter")).startswith("t|")
     assert Path(lost["sslkey"]).read_bytes() != (own.clients / "leaver.key").read_bytes()
+    (own.clients / "leaver.key").rename(tmp_path / "leaver.key")
+    assert own.harden()["changed"] == 0
+    assert "leaver.key" in own.output
+    (tmp_path / "leaver.key").rename(own.clients / "leaver.key")
 
 
 @pytest.fixture

@@ -323,31 +323,33 @@ def _column_names(database: Database, tables: frozenset[tuple[str, str]]) -> dic
 
 # Names are quoted here, and go into a statement as they are.
 _OF_SYSTEM = f"""
-SELECT DISTINCT r.rolname, o.kind, o.name FROM pg_catalog.pg_shdepend s
+SELECT DISTINCT r.rolname, o.kind, o.name, NULLIF(x.grantor, o.owner)::pg_catalog.regrole::text FROM pg_catalog.pg_shdepend s
 JOIN pg_catalog.pg_roles r ON s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.oid = s.refobjid
 JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database() AND s.dbid = d.oid
 CROSS JOIN LATERAL (
- SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+ SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_catalog.format('%%I.%%I', n.nspname, c.relname), c.relowner,
+  c.relacl || ARRAY(SELECT pg_catalog.unnest(a.attacl) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid)
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = s.objid AND NOT ({USER_SCHEMA})
- UNION ALL SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::text
+ UNION ALL SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::text, p.proowner, p.proacl
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   WHERE s.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = s.objid AND NOT ({USER_SCHEMA})
- UNION ALL SELECT 'TYPE', pg_catalog.format('%%I.%%I', n.nspname, t.typname)
+ UNION ALL SELECT 'TYPE', pg_catalog.format('%%I.%%I', n.nspname, t.typname), t.typowner, t.typacl
   FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   WHERE s.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid = s.objid AND NOT ({USER_SCHEMA})
- UNION ALL SELECT 'SCHEMA', pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
+ UNION ALL SELECT 'SCHEMA', pg_catalog.quote_ident(n.nspname), n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n
   WHERE s.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.oid = s.objid AND NOT ({USER_SCHEMA})
- UNION ALL SELECT 'LANGUAGE', pg_catalog.quote_ident(l.lanname) FROM pg_catalog.pg_language l
+ UNION ALL SELECT 'LANGUAGE', pg_catalog.quote_ident(l.lanname), l.lanowner, l.lanacl FROM pg_catalog.pg_language l
   WHERE s.classid = 'pg_catalog.pg_language'::pg_catalog.regclass AND l.oid = s.objid AND l.lanname IN ('internal', 'c')
-) o(kind, name) WHERE s.deptype = 'a' AND r.rolname = ANY(%(roles)s) ORDER BY 1, 2, 3
+) o(kind, name, owner, acl) CROSS JOIN LATERAL pg_catalog.aclexplode(o.acl) x
+WHERE s.deptype = 'a' AND r.rolname = ANY(%(roles)s) AND x.grantee = r.oid ORDER BY 1, 2, 3, 4
 """
 
 
-def _of_system(database: Database, roles: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
-    found: dict[str, list[tuple[str, str]]] = {}
-    for role, kind, name in database.query(_OF_SYSTEM, {"roles": list(roles)}) if roles else ():
-        found.setdefault(role, []).append((kind, name))
+def _of_system(database: Database, roles: Sequence[str]) -> dict[str, tuple[tuple[str, str, str | None], ...]]:
+    found: dict[str, list[tuple[str, str, str | None]]] = {}
+    for role, kind, name, grantor in database.query(_OF_SYSTEM, {"roles": list(roles)}) if roles else ():
+        found.setdefault(role, []).append((kind, name, grantor))
     return {role: tuple(objects) for role, objects in found.items()}
 
 

@@ -14,7 +14,7 @@ from ..core.plan import Change, Patience, Plan, apply_alone, apply_in_transactio
 from .catalog import read_cluster, refreshed
 from .checks import cluster_mistakes, contents_mistakes
 from .contents import BULK_KINDS, read_contents, with_names
-from .guard import check_revocations, count_existing, lockout_mistakes
+from .guard import check_revocations, count_existing, lockout_mistakes, missing_rights
 from .reconcile import (
     contents_of_new,
     contents_of_template0,
@@ -171,6 +171,7 @@ class Convergence:
             scope=scope,
             cluster=cluster,
         )
+        planned = replace(planned, notes=(*planned.notes, *missing_rights(scope, cluster, planned.whole)))
         check_revocations(planned.whole, existing, self._options.max_revoke_share, self._options.allow_mass_revoke)
         return planned
 

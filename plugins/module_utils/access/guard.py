@@ -186,6 +186,32 @@ def _inherited(scope: Scope, cluster: Cluster) -> set[str]:
     return reachable(cluster.applying, edges)
 
 
+def missing_rights(scope: Scope, cluster: Cluster, plan: Plan) -> list[str]:
+    """What an applying role without SUPERUSER has to be given before the plan, so that check mode tells it, too.
+
+    Of roles that the plan makes nothing is said: what the role will have in them depends on its settings.
+    """
+    applying, actual = cluster.applying, cluster.roles[cluster.applying]
+    if actual.superuser:
+        return []
+    before, after = _powers(cluster.memberships, cluster.roles), _powers(memberships_after(scope, cluster), cluster.roles)
+    changed = {change.object[len("role ") :] for change in plan.changes if change.object.startswith("role ")} - {applying}
+    found = []
+    if changed and not actual.createrole:
+        found.append(f'ALTER ROLE "{applying}" CREATEROLE')
+    if scope.major >= 16:
+        lacking = changed & set(cluster.roles) - _holds(applying, "admin", before)
+        found += [f'GRANT "{name}" TO "{applying}" WITH ADMIN OPTION' for name in sorted(lacking)]
+    owners = {change.new_owner for change in plan.changes if change.new_owner} & set(cluster.roles)
+    reached = _holds(applying, "set" if scope.major >= 16 else "any", after)
+    found += [f'GRANT "{name}" TO "{applying}"' for name in sorted(owners - reached)]
+    return (
+        [f'"{applying}" may not do all of this; as a superuser, or as the administrator of these roles, first: {"; ".join(found)}']
+        if found
+        else []
+    )
+
+
 def check_revocations(plan: Plan, existing: int, share: float, allowed: bool) -> None:
     """Refuse a plan that takes more than the share of what roles were granted. Raises BulwarkError.
 

@@ -251,7 +251,8 @@ class Contents:
 
     columns: (schema, table) -> its columns, for tables whose columns the policy names.
     owned: role -> objects it owns here, in the server's words, for roles that are to go.
-    of_system: role -> the objects of PostgreSQL itself on which it has rights, as the kind and the name that REVOKE takes.
+    of_system: role -> the objects of PostgreSQL itself on which it has rights, as the kind and the name that REVOKE takes, and who gave
+    them, quoted, None for the owner.
     """
 
     database: str
@@ -260,7 +261,7 @@ class Contents:
     default_acls: Mapping[tuple[str, str | None, str], tuple[AclEntry, ...]]
     columns: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     owned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    of_system: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    of_system: Mapping[str, tuple[tuple[str, str, str | None], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

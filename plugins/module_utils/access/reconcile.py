@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core import statements as st
 from ..core.catalog import PUBLIC, AclEntry
@@ -163,16 +163,21 @@ def _system_rights(contents: Contents) -> list[Change]:
     return [
         Change(
             f"role {role}",
-            f"{role}: {kind.lower()} {name}  -ALL, and from whom it passed that on",
-            st.compose("REVOKE ALL ON {} {} FROM {} CASCADE", st.keywords(kind), st.keywords(name), st.identifier(role)),
+            f"{role}: {kind.lower()} {name}  -ALL" + (f" (granted by {grantor})" if grantor else "") + ", and from whom it passed that on",
+            _revoked(kind, name, role, grantor),
             contents.database,
             Effect.REVOKE,
             privileges=1,
             from_roles=1,
         )
         for role, objects in sorted(contents.of_system.items())
-        for kind, name in objects
+        for kind, name, grantor in objects
     ]
+
+
+def _revoked(kind: str, name: str, role: str, grantor: str | None) -> Any:
+    statement = st.compose("REVOKE ALL ON {} {} FROM {} CASCADE", st.keywords(kind), st.keywords(name), st.identifier(role))
+    return st.compose("SET LOCAL ROLE {}; {}; RESET ROLE", st.keywords(grantor), statement) if grantor else statement
 
 
 def _owned(

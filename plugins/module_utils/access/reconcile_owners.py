@@ -95,5 +95,6 @@ def _change(database: str | None, objects: ObjectClass, name: str, owner: str) -
             st.identifier(owner),
         ),
         database=database,
+        new_owner=owner,
         locks=_LOCKS_OF_RELATION if kind in (TABLE, SEQUENCE) else 1,
     )

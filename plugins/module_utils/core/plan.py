@@ -52,7 +52,8 @@ class Change:
     takes (a step, a patch of Patroni's configuration); None where another change makes this one, too.
     database: where it runs, None for what belongs to the whole server. section: its heading in the diff, None for that of its database.
     privileges: how many it gives or takes, over all objects and grantees. from_roles: those that it takes and that somebody once granted
-    to a role, not PUBLIC's. locks: about how many it holds until its transaction ends, where they are many.
+    to a role, not PUBLIC's. locks: about how many it holds until its transaction ends, where they are many. new_owner: the role that it
+    hands its object to.
     """
 
     object: str
@@ -64,6 +65,7 @@ class Change:
     privileges: int = 0
     from_roles: int = 0
     locks: int = 0
+    new_owner: str = ""
 
     @property
     def heading(self) -> str:
