@@ -7,6 +7,7 @@ Put in place, checked by the server, loaded, proved by a new session, or undone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -48,8 +49,9 @@ class PutBack:
 
     def forget(self) -> None:
         """The change is to stay."""
-        if self.kept is not None:
-            remove(self.kept)
+        with contextlib.suppress(BulwarkError):  # the next run removes it
+            if self.kept is not None:
+                remove(self.kept)
 
 
 def _put(path: str, text: str | None) -> None:
@@ -224,7 +226,7 @@ def install_by_patroni(patroni: Patroni, patch: PatroniPatch, missing: Callable[
                 raise BulwarkError(f"{text} (Patroni's configuration file on this host overrides it, and so does ALTER SYSTEM)")
             time.sleep(_PAUSE)
     except BaseException as error:
-        if isinstance(error, PatroniError) and not error.passing:
+        if isinstance(error, PatroniError) and not error.transient:
             raise  # it was refused
         try:
             _send(patroni, patch.undo, patch.patience)
@@ -243,7 +245,7 @@ def _send(patroni: Patroni, changes: Mapping[str, Any], patience: float) -> None
         try:
             return patroni.patch(changes)
         except PatroniError as error:
-            if not error.passing or time.monotonic() > deadline:
+            if not error.transient or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
 

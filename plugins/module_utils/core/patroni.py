@@ -20,12 +20,12 @@ _TIMEOUT = 10  # seconds
 
 
 class PatroniError(BulwarkError):
-    """A request that was not answered as it should be. passing: it may be answered a moment later, and may even have been carried out."""
+    """A request that was not answered as it should be. transient: it may be answered a moment later, and may even have been carried out."""
 
-    def __init__(self, text: str, *, passing: bool) -> None:
+    def __init__(self, text: str, *, transient: bool) -> None:
         """text: says what to look at."""
         super().__init__(text)
-        self.passing = passing
+        self.transient = transient
 
 
 class Patroni:
@@ -63,14 +63,14 @@ class Patroni:
             )
             found = json.loads(answer.read())
         except HTTPError as error:
-            raise PatroniError(self._refused(method, path, error.code), passing=error.code == 409 or error.code >= 500) from None
+            raise PatroniError(self._refused(method, path, error.code), transient=error.code == 409 or error.code >= 500) from None
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
-            raise PatroniError(f"Patroni does not answer at {self.url}: {reason}; set patroni_url", passing=True) from None
+            raise PatroniError(f"Patroni does not answer at {self.url}: {reason}; set patroni_url", transient=True) from None
         except ValueError:
-            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no JSON", passing=False) from None
+            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no JSON", transient=False) from None
         if not isinstance(found, dict):
-            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no mapping", passing=False)
+            raise PatroniError(f"what answers at {self.url} is not Patroni: {path} is no mapping", transient=False)
         return found
 
     def _refused(self, method: str, path: str, code: int) -> str:

@@ -244,7 +244,8 @@ def apply(server: Server, planned: Planned, run_command: RunCommand, patroni: Pa
         for patch in planned.plan.steps:
             if patch not in statements:
                 apply_patroni(server, patroni, patch, planned.policy, planned.facts)
-        install(server, Installation(statements, lambda: None, _AS_BEFORE, loads=False))
+        if statements:
+            install(server, Installation(statements, lambda: None, _AS_BEFORE, loads=False))
     elif planned.method == "alter_system":
         install(server, Installation(planned.plan.steps, lambda: _verify(server, planned), _AS_BEFORE))
     else:
